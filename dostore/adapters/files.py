@@ -1,0 +1,119 @@
+"""The system calls on drives, in one place, so that tests can make any of them fail or hang.
+
+Everything here blocks and is called on worker threads. Errors are the system's own OSError; adapters
+translate them at their border.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+
+class Files:
+    """Blocking file operations; paths are absolute."""
+
+    def open(self, path: str, flags: int, mode: int = 0o640) -> int:
+        """A file descriptor, closed on exec."""
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+        os.close(fd)
+
+    def write(self, fd: int, pieces: Sequence[bytes | memoryview]) -> int:
+        """Write all the pieces at the descriptor's position; the number of bytes."""
+        total = sum(len(piece) for piece in pieces)
+        written = os.writev(fd, pieces) if pieces else 0
+        if written < total:
+            # Rare (a signal, a nearly full drive): go on with what is left, which raises ENOSPC if
+            # that is why.
+            rest = memoryview(b"".join(pieces))[written:]
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        return total
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Up to ``size`` bytes at ``offset``, fewer only at the end of the file."""
+        data = os.pread(fd, size, offset)
+        if len(data) == size or not data:
+            return data
+        pieces = [data]
+        have = len(data)
+        while have < size and (more := os.pread(fd, size - have, offset + have)):
+            pieces.append(more)
+            have += len(more)
+        return b"".join(pieces)
+
+    def size(self, fd: int) -> int:
+        """Bytes in an open file."""
+        return os.fstat(fd).st_size
+
+    def sync(self, fd: int) -> None:
+        """Make an open file's bytes and size durable."""
+        os.fdatasync(fd)
+
+    def sync_folder(self, path: str) -> None:
+        """Make a folder's entries (creations, renames, removals) durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename, replacing the target."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder and its parents; it may be there already."""
+        os.makedirs(path, mode=0o750, exist_ok=True)
+
+    def list(self, path: str) -> list[str]:
+        """The names in a folder, in no order."""
+        return os.listdir(path)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is something at ``path``."""
+        return os.path.lexists(path)
+
+    def is_folder(self, path: str) -> bool:
+        """Whether ``path`` is a folder."""
+        return os.path.isdir(path)
+
+    def modified(self, path: str) -> float:
+        """When a file was last changed, in seconds since the epoch."""
+        return os.stat(path).st_mtime
+
+    def touch(self, path: str) -> None:
+        """Set a file's time of change to now."""
+        os.utime(path)
+
+    def free_bytes(self, path: str) -> int:
+        """What an unprivileged writer can still put on the drive that holds ``path``."""
+        stat = os.statvfs(path)
+        return stat.f_bavail * stat.f_frsize
+
+    def read_all(self, path: str, limit: int) -> bytes:
+        """A whole file of at most ``limit`` bytes; more is not read."""
+        fd = self.open(path, os.O_RDONLY)
+        try:
+            return self.pread(fd, limit, 0)
+        finally:
+            self.close(fd)
+
+    def write_durably(self, path: str, data: bytes) -> None:
+        """Put a small file in place, whole or not at all, and make it durable."""
+        temporary = path + ".new"
+        fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            self.write(fd, [data])
+            self.sync(fd)
+        finally:
+            self.close(fd)
+        self.rename(temporary, path)
+        self.sync_folder(os.path.dirname(path))

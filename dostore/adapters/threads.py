@@ -1,0 +1,162 @@
+"""Worker threads whose results come back to the reactor in batches.
+
+Not ``twisted.python.threadpool``: a drive that hangs keeps its threads for ever, and stopping that pool
+waits for them; these threads are daemons, and a pool belongs to one drive so that a hung drive starves
+no other. Results of jobs that end at about the same time share one wake-up of the reactor, which is
+most of what a hop costs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from zope.interface import Interface, implementer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class IWorkers(Interface):
+    """Runs blocking functions away from the reactor's thread."""
+
+    async def run(function: Callable[..., Any], *args: object) -> Any:
+        """Call from the reactor's thread: what ``function(*args)`` returns or raises.
+
+        Cancelling drops the result; a function that has begun runs to its end.
+        """
+
+    def submit(function: Callable[..., Any], *args: object) -> Future[Any]:
+        """Call from any thread: the outcome as a Future, set in the worker's thread."""
+
+    def backlog() -> int:
+        """How many jobs wait or run."""
+
+
+class Mailbox:
+    """Carries outcomes to the reactor's thread, many by one wake-up.
+
+    :param call_in_reactor: ``reactor.callFromThread`` or its like.
+    """
+
+    def __init__(self, call_in_reactor: Callable[[Callable[[], None]], object]) -> None:
+        self._call_in_reactor = call_in_reactor
+        self._outcomes: deque[tuple[Deferred[Any], Any]] = deque()
+        self._lock = threading.Lock()
+        self._woken = False
+
+    def post(self, waiter: Deferred[Any], outcome: Any) -> None:
+        """Have ``waiter`` fire with ``outcome`` (a Failure to fail), soon, in the reactor's thread."""
+        with self._lock:
+            self._outcomes.append((waiter, outcome))
+            if self._woken:
+                return
+            self._woken = True
+        self._call_in_reactor(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            outcomes, self._outcomes = self._outcomes, deque()
+            self._woken = False
+        for waiter, outcome in outcomes:
+            if not waiter.called:
+                waiter.callback(outcome)
+
+
+@implementer(IWorkers)
+class Workers:
+    """At most ``size`` daemon threads that share a queue of jobs.
+
+    :param name: what the threads are called in a debugger.
+    """
+
+    def __init__(self, mailbox: Mailbox, name: str, size: int) -> None:
+        self._mailbox = mailbox
+        self._name = name
+        self._size = size
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._threads: list[threading.Thread] = []
+        self._stopped = False
+
+    def backlog(self) -> int:
+        """How many jobs wait or run."""
+        return self._pending
+
+    async def run(self, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
+        """See IWorkers."""
+        waiter: Deferred[T] = Deferred()
+
+        def job() -> None:
+            # A cancelled waiter was called already: nobody wants what has not begun.
+            if waiter.called:
+                return
+            outcome: Any
+            try:
+                outcome = function(*args)
+            except BaseException:
+                outcome = Failure()
+            self._mailbox.post(waiter, outcome)
+
+        self._enqueue(job)
+        return await waiter
+
+    def submit(self, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> Future[T]:
+        """See IWorkers."""
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._enqueue(job)
+        return future
+
+    def _enqueue(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            if self._stopped:
+                raise RuntimeError(f"workers {self._name} are stopped")
+            self._pending += 1
+            if self._pending > len(self._threads) < self._size:
+                thread = threading.Thread(
+                    target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            finally:
+                # A traceback kept in this frame would keep the job's buffers alive.
+                del job
+                with self._lock:
+                    self._pending -= 1
+
+    def stop(self, timeout: float = 0.0) -> bool:
+        """Take no more jobs and let the threads end after what is queued.
+
+        :param timeout: seconds to wait for each thread.
+        :returns: whether all have ended; a hung drive's have not, and die with the process.
+        """
+        with self._lock:
+            self._stopped = True
+            threads = list(self._threads)
+        for _ in threads:
+            self._jobs.put(None)
+        for thread in threads:
+            thread.join(timeout)
+        return not any(thread.is_alive() for thread in threads)

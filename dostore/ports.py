@@ -1,0 +1,193 @@
+"""The ports: what the service asks of metadata, of the cluster and of a node.
+
+Each has an adapter for one machine, which is also the fake of the service's tests, and later one for a
+cluster; ``tests/contract`` states the promises below as tests and runs them against every adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from attrs import frozen
+from zope.interface import Attribute, Interface
+
+from dostore.core.model import Content, Draft, Version
+from dostore.core.names import ContentHash
+from dostore.core.scheme import Scheme
+
+#: Raises a DostoreError when a write is not permitted on top of the current version (None: there is
+#: none). It may be called more than once, on any thread, and must be a pure function.
+Check = Callable[[Version | None], None]
+
+
+class IByteSource(Interface):
+    """Bytes that arrive; awaiting is the back-pressure."""
+
+    async def read(size: int) -> bytes:
+        """Exactly ``size`` bytes, fewer only at the end, none after it.
+
+        :raises DostoreError: when the rest cannot be had (IncompleteBody, RequestTimeout).
+        """
+
+
+class IByteSink(Interface):
+    """Bytes that leave; awaiting is the back-pressure."""
+
+    async def write(pieces: Sequence[bytes | memoryview]) -> None:
+        """Take the pieces, in order, and return when more is welcome.
+
+        The pieces may not be changed afterwards.
+        """
+
+
+class IMetadataStore(Interface):
+    """Versions of objects.
+
+    Numbers of a name are 1, 2, 3, …: they never repeat and never skip, whatever number of writers.
+    What a returned :meth:`add` wrote is durable and seen by every later read. Names are ordered by
+    code points. Every method raises MetadataUnavailable when the store is out of reach.
+    """
+
+    async def add(draft: Draft, check: Check | None = None) -> Version:
+        """Make the next version of ``draft.name`` and number it.
+
+        ``check`` is applied to the very version that this one follows; its error is raised as is and
+        nothing is written.
+        """
+
+    async def latest(name: str) -> Version | None:
+        """The newest version, tombstones included."""
+
+    async def get(name: str, number: int) -> Version | None:
+        """Version ``number``, or None."""
+
+    async def history(name: str, first: int, limit: int) -> Sequence[Version]:
+        """At most ``limit`` versions of one name numbered ``first`` or more, ascending."""
+
+    async def current(prefix: str, start: str, limit: int) -> Sequence[Version]:
+        """The newest versions that are no tombstones, of names >= ``start`` that begin with
+        ``prefix``; at most ``limit``, ascending by name.
+        """
+
+    async def versions(
+        prefix: str, start: str, first: int, limit: int
+    ) -> Sequence[Version]:
+        """Every version of names that begin with ``prefix``, ascending by name, then number, from
+        version ``first`` of the name ``start`` on (all versions of later names); at most ``limit``.
+        """
+
+    async def referenced(hashes: Collection[ContentHash]) -> set[ContentHash]:
+        """Those of ``hashes`` that some version refers to."""
+
+    async def ping() -> None:
+        """Return when the store can take reads and writes."""
+
+
+@frozen(slots=True)
+class ShardInfo:
+    """What a shard's footer says of it."""
+
+    content: Content
+    index: int
+
+
+class IShardReader(Interface):
+    """An open shard. Its footer was verified; blocks are verified as they are read."""
+
+    info: ShardInfo = Attribute("What the footer says.")
+
+    async def read(first: int, count: int) -> bytes:
+        """The plain bytes of ``count`` blocks from block ``first`` on.
+
+        :raises BadShard: a block does not match its check; nothing of this call is returned, other
+            blocks may still be read.
+        :raises NodeUnavailable: the node is out of reach.
+        """
+
+    async def close() -> None:
+        """Release the shard. Idempotent."""
+
+
+class IShardWriter(Interface):
+    """A shard that is being written; nothing of it can be read before the commit."""
+
+    async def write(data: bytes | memoryview) -> None:
+        """Append whole blocks; only the last block of a shard may be shorter than the scheme's.
+
+        Returns when more is welcome, which may be before the bytes are on disk. ``data`` may not be
+        changed afterwards.
+
+        :raises NodeUnavailable, NoSpace: this write or an earlier one failed; abort is all that is
+            left.
+        """
+
+    async def commit(content: Content) -> None:
+        """Make the shard durable and findable as a shard of ``content``."""
+
+    async def abort() -> None:
+        """Leave nothing behind. Idempotent; does nothing after a commit."""
+
+
+class IShardNode(Interface):
+    """A place that keeps shards: a drive or a data server.
+
+    Every method raises NodeUnavailable when the place is out of reach or its drive fails.
+    """
+
+    address: str = Attribute("What the node is called, stable over restarts.")
+
+    async def begin(index: int, scheme: Scheme) -> object:
+        """Start shard ``index`` of a content whose hash may not be known yet: an IShardWriter."""
+
+    async def put(content: Content, index: int, data: bytes | memoryview) -> None:
+        """Keep one whole small shard, in one step; durable on return.
+
+        :raises NoSpace: the drive is full; nothing is left behind.
+        """
+
+    async def open(content_hash: ContentHash, index: int) -> object:
+        """An IShardReader.
+
+        :raises ShardMissing: the node does not hold it.
+        :raises BadShard: it does, but its footer is damaged or another shard's. The node has put the
+            file out of the way.
+        """
+
+    async def holds(content_hash: ContentHash) -> Collection[int]:
+        """The indexes of the shards that the node has of a content, as far as it knows."""
+
+    async def discard(content_hash: ContentHash, index: int) -> None:
+        """Put a damaged shard out of the way, into ``garbage/``. Not there: nothing happens."""
+
+    async def delete(content_hash: ContentHash) -> None:
+        """Move every shard of a content to ``garbage/``. Idempotent."""
+
+    async def list(page: int) -> Mapping[ContentHash, Collection[int]]:
+        """What the node holds of contents whose hash begins with the byte ``page`` (0 to 255)."""
+
+
+@frozen(slots=True)
+class Member:
+    """A node as the cluster sees it now.
+
+    :ivar live: it answers; its shards can be read.
+    :ivar writable: it is live and takes shards (its drive is neither full nor read-only).
+    """
+
+    address: str
+    node: IShardNode
+    live: bool
+    writable: bool
+
+
+class ICluster(Interface):
+    """Who keeps shards."""
+
+    def members() -> Sequence[Member]:
+        """Every node that is known, the ones that are away included, in a stable order."""
+
+    async def locate(content_hash: ContentHash) -> Mapping[int, Sequence[str]]:
+        """Which live nodes say that they hold which shards: addresses by shard index."""
+
+    def watch(joined: Callable[[str], None]) -> None:
+        """Have ``joined(address)`` called whenever a node becomes live or writable again."""

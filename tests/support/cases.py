@@ -1,0 +1,38 @@
+"""The base cases of every test. No test derives from trial's classes directly."""
+
+from __future__ import annotations
+
+from twisted.trial import unittest
+from zope.interface import Interface
+from zope.interface.verify import verifyObject
+
+
+class _Guards:
+    """What trial lets pass and we do not."""
+
+    def setUp(self) -> None:
+        """Arrange the guards."""
+        self.addCleanup(self._no_unawaited_coroutine)  # type: ignore[attr-defined]
+
+    def _no_unawaited_coroutine(self) -> None:
+        # trial's SynchronousTestCase runs an ``async def`` test by not running it, and warns only.
+        warnings = [
+            w["message"]
+            for w in self.flushWarnings()  # type: ignore[attr-defined]
+            if "never awaited" in str(w["message"])
+        ]
+        self.assertEqual(warnings, [])  # type: ignore[attr-defined]
+
+    def assert_provides(self, interface: type[Interface], thing: object) -> None:
+        """``thing`` provides ``interface``, signatures and all."""
+        verifyObject(interface, thing)
+
+
+class SyncTestCase(_Guards, unittest.SynchronousTestCase):
+    """A test of pure code: no reactor."""
+
+
+class AsyncTestCase(_Guards, unittest.TestCase):
+    """A test whose methods may be ``async def``."""
+
+    timeout = 120

@@ -1,0 +1,36 @@
+"""Workers that need no thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar
+
+from zope.interface import implementer
+
+from dostore.adapters.threads import IWorkers
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@implementer(IWorkers)
+class InlineWorkers:
+    """Runs each job at once, in the caller's thread."""
+
+    async def run(self, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
+        """See IWorkers."""
+        return function(*args)
+
+    def submit(self, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> Future[T]:
+        """See IWorkers."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def backlog(self) -> int:
+        """Nothing ever waits."""
+        return 0
