@@ -183,6 +183,13 @@ class BadShard(Corrupt):
     title = "Bad shard"
 
 
+class NewerFormat(Unavailable):
+    """A stored thing is whole, but of a format that a newer program wrote."""
+
+    title = "Newer format"
+    retryable = False
+
+
 class ConfigError(DostoreError):
     """A setting, or the folder that it names, cannot be used; the process must not start."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from attrs import frozen
 from zope.interface import Attribute, Interface
 
-from dostore.core.model import Content, Draft, Version
+from dostore.core.model import Content, Draft, ShardInfo, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 
@@ -69,9 +69,7 @@ class IMetadataStore(Interface):
         ``prefix``; at most ``limit``, ascending by name.
         """
 
-    async def versions(
-        prefix: str, start: str, first: int, limit: int
-    ) -> Sequence[Version]:
+    async def versions(prefix: str, start: str, first: int, limit: int) -> Sequence[Version]:
         """Every version of names that begin with ``prefix``, ascending by name, then number, from
         version ``first`` of the name ``start`` on (all versions of later names); at most ``limit``.
         """
@@ -81,14 +79,6 @@ class IMetadataStore(Interface):
 
     async def ping() -> None:
         """Return when the store can take reads and writes."""
-
-
-@frozen(slots=True)
-class ShardInfo:
-    """What a shard's footer says of it."""
-
-    content: Content
-    index: int
 
 
 class IShardReader(Interface):

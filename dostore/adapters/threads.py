@@ -13,13 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -90,7 +89,7 @@ class Workers:
         """How many jobs wait or run."""
         return self._pending
 
-    async def run(self, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
+    async def run(self, function: Callable[..., T], *args: object) -> T:
         """See IWorkers."""
         waiter: Deferred[T] = Deferred()
 
@@ -101,14 +100,14 @@ class Workers:
             outcome: Any
             try:
                 outcome = function(*args)
-            except BaseException:
-                outcome = Failure()
+            except BaseException:  # noqa: BLE001 - whatever it is goes to who awaits it
+                outcome = Failure()  # type: ignore[no-untyped-call]
             self._mailbox.post(waiter, outcome)
 
         self._enqueue(job)
         return await waiter
 
-    def submit(self, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> Future[T]:
+    def submit(self, function: Callable[..., T], *args: object) -> Future[T]:
         """See IWorkers."""
         future: Future[T] = Future()
 
@@ -117,7 +116,7 @@ class Workers:
                 return
             try:
                 future.set_result(function(*args))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - goes to who asks the future
                 future.set_exception(error)
 
         self._enqueue(job)

@@ -22,6 +22,14 @@ class Content:
 
 
 @frozen(slots=True)
+class ShardInfo:
+    """What a shard's footer says of it."""
+
+    content: Content
+    index: int
+
+
+@frozen(slots=True)
 class Draft:
     """A version before it has a number.
 
@@ -38,9 +46,7 @@ class Draft:
 
     def numbered(self, number: int) -> Version:
         """This draft as version ``number``."""
-        return Version(
-            self.name, number, self.content, self.created, self.content_type, self.meta
-        )
+        return Version(self.name, number, self.content, self.created, self.content_type, self.meta)
 
 
 @frozen(slots=True)

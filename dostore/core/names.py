@@ -39,7 +39,9 @@ def parse_object_name(escaped: bytes) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidName("The object name is not UTF-8. Percent-escape its UTF-8 bytes.") from error
+        raise InvalidName(
+            "The object name is not UTF-8. Percent-escape its UTF-8 bytes."
+        ) from error
     check_object_name(name)
     return name
 

@@ -66,10 +66,13 @@ class Scheme:
 
     def block_range_length(self, size: int, first: int, count: int) -> int:
         """Plain bytes of blocks ``first`` … ``first + count - 1`` of one shard."""
-        return sum(
-            self.block_length(self.stripe_length(size, stripe))
-            for stripe in (first, first + count - 1)[: min(count, 2)]
-        ) + max(0, count - 2) * self.block_size
+        return (
+            sum(
+                self.block_length(self.stripe_length(size, stripe))
+                for stripe in (first, first + count - 1)[: min(count, 2)]
+            )
+            + max(0, count - 2) * self.block_size
+        )
 
     def stripes_of_range(self, first_byte: int, last_byte: int) -> range:
         """The stripes that hold content bytes ``first_byte`` … ``last_byte``, both included."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from zope.interface import implementer
 
 from dostore.adapters.threads import IWorkers
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -18,11 +17,11 @@ T = TypeVar("T")
 class InlineWorkers:
     """Runs each job at once, in the caller's thread."""
 
-    async def run(self, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
+    async def run(self, function: Callable[..., T], *args: object) -> T:
         """See IWorkers."""
         return function(*args)
 
-    def submit(self, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> Future[T]:
+    def submit(self, function: Callable[..., T], *args: object) -> Future[T]:
         """See IWorkers."""
         future: Future[T] = Future()
         try:

@@ -1,0 +1,270 @@
+"""The shard file: blocks, then a footer that describes them. ``docs/shard-format.rst`` is normative.
+
+::
+
+    file    = group* tail
+    group   = block x 1024, page                page = entry x 1024
+    tail    = block x (0 … 1023), footer        footer = entry*, page reference*, trailer
+    entry   = stored length (u32), check (16 bytes)
+    page reference = offset (u64), check (16 bytes)
+
+Numbers are little-endian, checks are XXH3-128. The pages between the blocks keep the footer, and with it
+the memory of a writer and of a reader, small however large the shard: a footer of 100 GB has 10 KB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from itertools import accumulate
+
+import xxhash
+from attrs import field, frozen
+
+from dostore.core.model import Content, ShardInfo
+from dostore.core.names import ContentHash, ShardName
+from dostore.core.scheme import Scheme
+from dostore.errors import BadShard, NewerFormat
+
+MAJOR = 1
+MINOR = 0
+MAGIC = b"DOSTSHRD"
+
+_ENTRY = struct.Struct("<I16s")
+_REFERENCE = struct.Struct("<Q16s")
+#: magic, major, minor, k, m, index, compression, block size, entries, pages, content size, content hash
+_TRAILER = struct.Struct("<8sHHBBBBIIIQ32s16s")
+
+PAGE_BLOCKS = 1024
+PAGE_BYTES = PAGE_BLOCKS * _ENTRY.size
+TRAILER_BYTES = _TRAILER.size
+CHECK_BYTES = 16
+
+#: The only compression so far: blocks are stored as they are.
+PLAIN = 0
+
+Block = bytes | memoryview
+
+
+def check_of(data: Block) -> bytes:
+    """A block's check: XXH3-128, 16 bytes, in the byte order of its canonical form."""
+    return xxhash.xxh3_128_digest(data)
+
+
+class ShardFileBuilder:
+    """Turns a shard's blocks into the bytes of its file. Blocking work of about 20 us a MiB."""
+
+    def __init__(self, index: int, scheme: Scheme) -> None:
+        self._index = index
+        self._scheme = scheme
+        self._entries: list[bytes] = []
+        self._references: list[bytes] = []
+        self._offset = 0
+        self._blocks = 0
+        self._hash = hashlib.sha256()
+        self._first: Block | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file so far."""
+        return self._offset
+
+    def add(self, data: Block) -> list[Block]:
+        """The bytes to append to the file for ``data``.
+
+        :param data: whole blocks; only the shard's last may be shorter than the scheme's block.
+        """
+        view = memoryview(data)
+        pieces: list[Block] = []
+        size = self._scheme.block_size
+        for start in range(0, len(view), size):
+            block = view[start : start + size]
+            check = check_of(block)
+            if self._blocks == 0:
+                self._first = bytes(block)
+            self._hash.update(check)
+            self._entries.append(_ENTRY.pack(len(block), check))
+            self._blocks += 1
+            self._offset += len(block)
+            pieces.append(block)
+            if len(self._entries) == PAGE_BLOCKS:
+                pieces.append(self._page())
+        if self._blocks > 1:
+            self._first = None
+        return pieces
+
+    def _page(self) -> bytes:
+        page = b"".join(self._entries)
+        self._references.append(_REFERENCE.pack(self._offset, check_of(page)))
+        self._offset += len(page)
+        self._entries.clear()
+        return page
+
+    def finish(self, content: Content) -> tuple[bytes, ShardName]:
+        """The footer, and the name of the file.
+
+        :raises ValueError: the blocks are not a shard of such a content.
+        """
+        if self._scheme != content.scheme or self._blocks != self._scheme.stripe_count(
+            content.size
+        ):
+            raise ValueError(f"{self._blocks} blocks are no shard of {content.size} bytes")
+        body = b"".join(self._entries) + b"".join(self._references)
+        head = _TRAILER.pack(
+            MAGIC,
+            MAJOR,
+            MINOR,
+            self._scheme.k,
+            self._scheme.m,
+            self._index,
+            PLAIN,
+            self._scheme.block_size,
+            len(self._entries),
+            len(self._references),
+            content.size,
+            content.hash.digest,
+            bytes(CHECK_BYTES),
+        )[:-CHECK_BYTES]
+        footer = body + head + check_of(body + head)
+        # A shard of one block is named by its bytes, so that it can be told by sha256sum and the name
+        # is the same whatever the format; a longer one by its checks, which costs no second SHA-256.
+        digest = (
+            self._hash.digest() if self._blocks > 1 else hashlib.sha256(self._first or b"").digest()
+        )
+        return footer, ShardName(content.hash, self._index, digest)
+
+
+@frozen(slots=True)
+class Page:
+    """The entries of consecutive blocks.
+
+    :ivar first: the number of the first block.
+    :ivar offsets: where each block begins in the file, and where the last one ends.
+    """
+
+    first: int
+    offsets: Sequence[int] = field(repr=False)
+    checks: Sequence[bytes] = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """How many blocks the page speaks of."""
+        return len(self.checks)
+
+    def span(self, first: int, count: int) -> tuple[int, int]:
+        """Offset and length in the file of ``count`` blocks from number ``first`` on."""
+        start = self.offsets[first - self.first]
+        return start, self.offsets[first - self.first + count] - start
+
+    def verify(self, first: int, count: int, stored: Block) -> None:
+        """Compare blocks, as read from their span, with their checks.
+
+        :raises BadShard: one is not what was written, or bytes are missing.
+        """
+        view = memoryview(stored)
+        at = first - self.first
+        base = self.offsets[at]
+        for number in range(at, at + count):
+            block = view[self.offsets[number] - base : self.offsets[number + 1] - base]
+            if check_of(block) != self.checks[number]:
+                raise BadShard(f"Block {self.first + number} does not match its check.")
+
+
+@frozen(slots=True)
+class Footer:
+    """A verified footer.
+
+    :ivar last: the entries of the blocks that are on no page.
+    :ivar size: bytes of the footer.
+    """
+
+    info: ShardInfo
+    last: Page
+    size: int
+    _references: bytes = field(repr=False)
+
+    @property
+    def pages(self) -> int:
+        """How many pages stand between the blocks."""
+        return len(self._references) // _REFERENCE.size
+
+    def page_span(self, number: int) -> tuple[int, int]:
+        """Offset and length in the file of page ``number``."""
+        offset, _ = _REFERENCE.unpack_from(self._references, number * _REFERENCE.size)
+        return offset, PAGE_BYTES
+
+    def page(self, number: int, data: bytes) -> Page:
+        """Read page ``number`` from the bytes of its span.
+
+        :raises BadShard: it does not match its check.
+        """
+        offset, check = _REFERENCE.unpack_from(self._references, number * _REFERENCE.size)
+        if len(data) != PAGE_BYTES or check_of(data) != check:
+            raise BadShard(f"Page {number} does not match its check.")
+        start = self.page_span(number - 1)[0] + PAGE_BYTES if number else 0
+        page = _page(number * PAGE_BLOCKS, start, data)
+        if page.offsets[-1] != offset:
+            raise BadShard(f"Page {number} is not where its blocks end.")
+        return page
+
+
+def _page(first: int, start: int, data: bytes) -> Page:
+    entries = list(_ENTRY.iter_unpack(data))
+    offsets = list(accumulate((length for length, _ in entries), initial=start))
+    return Page(first, offsets, [check for _, check in entries])
+
+
+def footer_size(trailer: bytes) -> int:
+    """How many bytes of the file's end are the footer, by the file's last TRAILER_BYTES.
+
+    Nothing is verified yet but that this looks like a trailer.
+
+    :raises BadShard: it does not.
+    """
+    if len(trailer) != TRAILER_BYTES:
+        raise BadShard("The file is shorter than a footer.")
+    magic, *_, entries, pages, _, _, _ = _TRAILER.unpack(trailer)
+    if magic != MAGIC:
+        raise BadShard("The file does not end with a shard's footer.")
+    if entries >= PAGE_BLOCKS:
+        raise BadShard("The footer claims more entries than a page takes.")
+    return TRAILER_BYTES + int(entries) * _ENTRY.size + int(pages) * _REFERENCE.size
+
+
+def parse_footer(footer: bytes, file_size: int) -> Footer:
+    """Verify and read a footer.
+
+    :param footer: the last ``footer_size`` bytes of the file.
+    :param file_size: bytes of the whole file.
+    :raises BadShard: a byte of it was changed, or the file was cut or grown.
+    :raises NewerFormat: it is whole, but of a format that this program does not know.
+    """
+    if check_of(footer[:-CHECK_BYTES]) != footer[-CHECK_BYTES:]:
+        raise BadShard("The footer does not match its check.")
+    (_, major, _, k, m, index, compression, block_size, entries, pages, size, digest, _) = (
+        _TRAILER.unpack_from(footer, len(footer) - TRAILER_BYTES)
+    )
+    if major != MAJOR or compression != PLAIN:
+        raise NewerFormat(
+            f"The shard has format {major} with compression {compression}; this program reads format "
+            f"{MAJOR}. Upgrade dostore on this machine."
+        )
+    try:
+        scheme = Scheme(k, m, block_size)
+    except ValueError as error:
+        raise BadShard(f"The footer's scheme is impossible: {error}") from error
+    at = entries * _ENTRY.size
+    references = footer[at : at + pages * _REFERENCE.size]
+    start = 0
+    if pages:
+        start = _REFERENCE.unpack_from(references, (pages - 1) * _REFERENCE.size)[0] + PAGE_BYTES
+    last = _page(pages * PAGE_BLOCKS, start, footer[:at])
+    if (
+        index >= scheme.shards
+        or pages * PAGE_BLOCKS + entries != scheme.stripe_count(size)
+        or last.offsets[-1] + len(footer) != file_size
+    ):
+        raise BadShard("The footer does not describe this file.")
+    content = Content(ContentHash(digest), size, scheme)
+    return Footer(ShardInfo(content, index), last, len(footer), references)
