@@ -101,11 +101,11 @@ class IShardReader(Interface):
 class IShardWriter(Interface):
     """A shard that is being written; nothing of it can be read before the commit."""
 
-    async def write(data: bytes | memoryview) -> None:
-        """Append whole blocks; only the last block of a shard may be shorter than the scheme's.
+    async def write(blocks: Sequence[bytes | memoryview]) -> None:
+        """Append blocks; only the last block of a shard may be shorter than the scheme's.
 
-        Returns when more is welcome, which may be before the bytes are on disk. ``data`` may not be
-        changed afterwards.
+        Returns when more is welcome, which may be before the bytes are on disk. The blocks may not
+        be changed afterwards.
 
         :raises NodeUnavailable, NoSpace: this write or an earlier one failed; abort is all that is
             left.
@@ -129,7 +129,7 @@ class IShardNode(Interface):
     async def begin(index: int, scheme: Scheme) -> object:
         """Start shard ``index`` of a content whose hash may not be known yet: an IShardWriter."""
 
-    async def put(content: Content, index: int, data: bytes | memoryview) -> None:
+    async def put(content: Content, index: int, blocks: Sequence[bytes | memoryview]) -> None:
         """Keep one whole small shard, in one step; durable on return.
 
         :raises NoSpace: the drive is full; nothing is left behind.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import xxhash
@@ -70,19 +70,15 @@ class ShardFileBuilder:
         """Bytes of the file so far."""
         return self._offset
 
-    def add(self, data: Block) -> list[Block]:
-        """The bytes to append to the file for ``data``.
+    def add(self, blocks: Iterable[Block]) -> list[Block]:
+        """The bytes to append to the file for the next blocks of the shard.
 
-        :param data: whole blocks; only the shard's last may be shorter than the scheme's block.
+        :param blocks: whole blocks; only the shard's last may be shorter than the scheme's.
         """
-        view = memoryview(data)
         pieces: list[Block] = []
-        size = self._scheme.block_size
-        for start in range(0, len(view), size):
-            block = view[start : start + size]
+        for block in blocks:
             check = check_of(block)
-            if self._blocks == 0:
-                self._first = bytes(block)
+            self._first = bytes(block) if self._blocks == 0 else None
             self._hash.update(check)
             self._entries.append(_ENTRY.pack(len(block), check))
             self._blocks += 1
@@ -90,8 +86,6 @@ class ShardFileBuilder:
             pieces.append(block)
             if len(self._entries) == PAGE_BLOCKS:
                 pieces.append(self._page())
-        if self._blocks > 1:
-            self._first = None
         return pieces
 
     def _page(self) -> bytes:
