@@ -1,0 +1,67 @@
+# The one list of commands. `make help` tells what they do. All work in .venv, which is made when it is
+# missing and again when what it must hold has changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CODE := dostore tests twisted benchmarks docs
+UNIT := tests.test_architecture tests.service tests.adapters tests.web tests.app
+DEEP := tests.contract tests.faults tests.system
+COVERAGE := $(BIN)/python -m coverage
+TRIAL := $(BIN)/python -m twisted.trial --temp-directory=.cache/trial
+
+.PHONY: help run demo test test-unit lint types docs wheel bench clean
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(READY): setup.cfg pyproject.toml requirements/constraints.txt requirements/make-venv
+	@requirements/make-venv $(VENV)
+	@touch $@
+
+run: $(READY) ## start the store: make run LISTEN_ADDRESS=127.0.0.1:12345 STORAGE_ROOT=data
+	@exec $(BIN)/twistd -n --pidfile= dostore-api
+
+demo: $(READY) ## a tour with real files, in a temporary folder
+	@$(BIN)/python -m docs.tour
+
+test: $(READY) ## every test; every branch of dostore/core is taken by the tests of core
+	@mkdir -p .cache
+	@failed=; \
+	$(COVERAGE) run -m twisted.trial --temp-directory=.cache/trial tests.core || failed=1; \
+	$(COVERAGE) report --include='dostore/core/*' --fail-under=100 || failed=1; \
+	$(TRIAL) $(UNIT) $(DEEP) || failed=1; \
+	test -z "$$failed"
+
+test-unit: $(READY) ## the tests that start no store: seconds
+	@mkdir -p .cache
+	@$(TRIAL) tests.core $(UNIT)
+
+lint: $(READY) ## ruff: rules and format
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+
+types: $(READY) ## mypy, strict
+	@mkdir -p .cache
+	@$(BIN)/mypy $(CODE)
+
+docs: $(READY) ## every .rst is well-formed
+	@$(BIN)/python -m tests.support.rst README.rst CHANGELOG.rst docs
+
+wheel: $(READY) ## dist/dostore-*.whl
+	@rm -rf build dist
+	@PIP_CONSTRAINT=requirements/constraints.txt $(BIN)/python -m pip wheel -q --no-deps -w dist .
+	@rm -rf build
+	@ls dist
+
+bench: $(READY) ## speed, beside what the same machine does bare
+	@$(BIN)/python -m benchmarks
+
+clean: ## all that was made, except STORAGE_ROOT
+	@rm -rf $(VENV) .cache build dist *.egg-info .hypothesis _trial_temp* twisted/plugins/dropin.cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

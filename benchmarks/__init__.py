@@ -1,0 +1,1 @@
+"""How fast the store is, beside what the same machine does bare in the same run."""

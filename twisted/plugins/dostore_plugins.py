@@ -1,0 +1,7 @@
+"""What ``twistd`` offers when dostore is installed."""
+
+from twisted.application.service import ServiceMaker
+
+api = ServiceMaker(
+    "dostore-api", "dostore.app.api_tap", "The dostore object store, on HTTP.", "dostore-api"
+)
