@@ -146,6 +146,9 @@ class IShardNode(Interface):
     async def holds(content_hash: ContentHash) -> Collection[int]:
         """The indexes of the shards that the node has of a content, as far as it knows."""
 
+    async def renew(content_hash: ContentHash) -> None:
+        """Set the time of a content's shards to now, so that no collector takes them for old."""
+
     async def discard(content_hash: ContentHash, index: int) -> None:
         """Put a damaged shard out of the way, into ``garbage/``. Not there: nothing happens."""
 

@@ -56,7 +56,7 @@ class ShardFileBuilder:
     """Turns a shard's blocks into the bytes of its file. Blocking work of about 20 us a MiB."""
 
     def __init__(self, index: int, scheme: Scheme) -> None:
-        self._index = index
+        self.index = index
         self._scheme = scheme
         self._entries: list[bytes] = []
         self._references: list[bytes] = []
@@ -111,7 +111,7 @@ class ShardFileBuilder:
             MINOR,
             self._scheme.k,
             self._scheme.m,
-            self._index,
+            self.index,
             PLAIN,
             self._scheme.block_size,
             len(self._entries),
@@ -126,7 +126,7 @@ class ShardFileBuilder:
         digest = (
             self._hash.digest() if self._blocks > 1 else hashlib.sha256(self._first or b"").digest()
         )
-        return footer, ShardName(content.hash, self._index, digest)
+        return footer, ShardName(content.hash, self.index, digest)
 
 
 @frozen(slots=True)

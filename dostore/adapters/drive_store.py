@@ -1,0 +1,304 @@
+"""Shard files on one drive: the blocking half, run on the drive's worker threads.
+
+The drive's folder holds ``objects/`` (committed shards), ``temp/`` (shards that are being written),
+``garbage/`` (what was removed) and ``meta/`` (a copy of the metadata log). Errors are the system's own
+OSError, or BadShard and NewerFormat from a file's content.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import uuid
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from attrs import define, field
+
+from dostore.adapters.files import Files
+from dostore.adapters.shard_index import ShardIndex, names_in
+from dostore.core.model import Content
+from dostore.core.names import ContentHash, ShardName
+from dostore.core.scheme import Scheme
+from dostore.core.shardfile import (
+    PAGE_BLOCKS,
+    TRAILER_BYTES,
+    Footer,
+    Page,
+    ShardFileBuilder,
+    footer_size,
+    parse_footer,
+)
+from dostore.errors import BadShard
+
+#: A file up to this size is read whole when it is opened: one read where three would be needed.
+WHOLE_FILE_BYTES = 128 * 1024
+
+#: Else this much of its end, which holds the footer of any shard but one of terabytes.
+_TAIL_BYTES = 24 * 1024
+
+#: Suffix in garbage/ of what was found damaged: it is kept for a look, never given back.
+_BAD = ".bad"
+
+Block = bytes | memoryview
+
+
+class OpenShard:
+    """An open shard file. Its reads may run on several threads; closing waits for none of them."""
+
+    def __init__(self, files: Files, fd: int, footer: Footer, whole: bytes | None) -> None:
+        self._files = files
+        self._fd = fd
+        self._whole = whole
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._closed = False
+        self._page = footer.last
+        self.footer = footer
+        if whole is not None:
+            self.close()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reads touch no disk."""
+        return self._whole is not None
+
+    def read(self, first: int, count: int) -> bytes:
+        """The plain bytes of ``count`` blocks from ``first`` on.
+
+        :raises BadShard: a block is not what was written.
+        """
+        if self._whole is not None:
+            offset, length = self.footer.last.span(first, count)
+            data = self._whole[offset : offset + length]
+            self.footer.last.verify(first, count, data)
+            return data
+        with self._lock:
+            if self._closed:
+                raise BadShard("The shard was closed.")
+            self._busy += 1
+        try:
+            return self._read(first, count)
+        finally:
+            with self._lock:
+                self._busy -= 1
+                release = self._closed and not self._busy
+            if release:
+                self._files.close(self._fd)
+
+    def _read(self, first: int, count: int) -> bytes:
+        pieces = []
+        while count:
+            page = self._page_of(first)
+            here = min(count, page.first + page.count - first)
+            if here <= 0:
+                raise BadShard(f"The shard has no block {first}.")
+            offset, length = page.span(first, here)
+            data = self._files.pread(self._fd, length, offset)
+            page.verify(first, here, data)
+            pieces.append(data)
+            first += here
+            count -= here
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _page_of(self, block: int) -> Page:
+        page = self._page
+        if page.first <= block < page.first + page.count:
+            return page
+        number = block // PAGE_BLOCKS
+        if number >= self.footer.pages:
+            return self.footer.last
+        offset, length = self.footer.page_span(number)
+        page = self.footer.page(number, self._files.pread(self._fd, length, offset))
+        self._page = page
+        return page
+
+    def close(self) -> None:
+        """Release the file, now or when the last read under way has ended. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._busy:
+                return
+        self._files.close(self._fd)
+
+
+@define
+class TempShard:
+    """A shard file in ``temp/`` that is being written."""
+
+    path: str
+    fd: int
+    builder: ShardFileBuilder
+    name: ShardName | None = None
+    synced: bool = False
+    closed: bool = field(default=False)
+
+
+class DriveStore:
+    """The files of one drive.
+
+    :param folder: the drive's folder, absolute.
+    :param sync: whether shards are synced before they count as durable.
+    """
+
+    def __init__(self, folder: str, files: Files, *, sync: bool = True) -> None:
+        self.folder = folder
+        self.files = files
+        self._sync = sync
+        self.objects = os.path.join(folder, "objects")
+        self.temp = os.path.join(folder, "temp")
+        self.garbage = os.path.join(folder, "garbage")
+
+    def prepare(self) -> None:
+        """Make the folders that are missing."""
+        for folder in (self.objects, self.temp, self.garbage):
+            self.files.make_folder(folder)
+
+    def clean_temp(self) -> int:
+        """Remove what a crash left in ``temp/``; how many files."""
+        names = self.files.list(self.temp)
+        for name in names:
+            self.files.unlink(os.path.join(self.temp, name))
+        return len(names)
+
+    def scan(self) -> tuple[ShardIndex, ShardIndex]:
+        """The shards in ``objects/``, and those in ``garbage/`` that can be given back."""
+        index, removed = ShardIndex(), ShardIndex()
+        for name in names_in(self.files.list(self.objects)):
+            twin = index.add(name)
+            if twin is not None:
+                # Two files for one shard: a crash between a rename and the removal of what it
+                # replaced. Either will do; a third party's is found out when it is read.
+                self.files.unlink(os.path.join(self.objects, str(twin)))
+        for name in names_in(self.files.list(self.garbage)):
+            removed.add(name)
+        return index, removed
+
+    def begin(self, index: int, scheme: Scheme) -> TempShard:
+        """Open a file in ``temp/`` for a shard."""
+        path = os.path.join(self.temp, uuid.uuid4().hex)
+        fd = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        return TempShard(path, fd, ShardFileBuilder(index, scheme))
+
+    def append(self, temp: TempShard, blocks: Sequence[Block]) -> None:
+        """Append blocks."""
+        self.files.write(temp.fd, temp.builder.add(blocks))
+
+    def finish(self, temp: TempShard, content: Content) -> None:
+        """Append the footer."""
+        footer, temp.name = temp.builder.finish(content)
+        self.files.write(temp.fd, [footer])
+
+    def settle(self, temp: TempShard) -> None:
+        """Make the file's bytes durable and close it."""
+        if self._sync and not temp.synced:
+            self.files.sync(temp.fd)
+        temp.synced = True
+        self._close(temp)
+
+    def publish(self, temp: TempShard) -> ShardName:
+        """Move a settled file into ``objects/``; durable only after :meth:`sync_objects`."""
+        assert temp.name is not None, "finish comes before publish"
+        self.files.rename(temp.path, os.path.join(self.objects, str(temp.name)))
+        return temp.name
+
+    def sync_objects(self) -> None:
+        """Make the renames into ``objects/`` durable."""
+        if self._sync:
+            self.files.sync_folder(self.objects)
+
+    def drop(self, temp: TempShard) -> None:
+        """Remove a file from ``temp/``; it need not be there any more."""
+        try:
+            self._close(temp)
+        finally:
+            self._unlink(temp.path)
+
+    def _close(self, temp: TempShard) -> None:
+        if not temp.closed:
+            temp.closed = True
+            self.files.close(temp.fd)
+
+    def open(self, name: ShardName) -> OpenShard:
+        """Open a shard and verify its footer.
+
+        :raises BadShard: it is damaged, or another shard's.
+        """
+        fd = self.files.open(os.path.join(self.objects, str(name)), os.O_RDONLY)
+        try:
+            size = self.files.size(fd)
+            start = 0 if size <= WHOLE_FILE_BYTES else size - _TAIL_BYTES
+            tail = self.files.pread(fd, size - start, start)
+            length = footer_size(tail[-TRAILER_BYTES:])
+            if length > size:
+                raise BadShard("The footer claims to be longer than its file.")
+            if length > len(tail):
+                tail = self.files.pread(fd, length, size - length)
+            footer = parse_footer(tail[-length:], size)
+            if (footer.info.content.hash, footer.info.index) != (name.content_hash, name.index):
+                raise BadShard("The file is another shard's.")
+        except BaseException:
+            self.files.close(fd)
+            raise
+        return OpenShard(self.files, fd, footer, tail if len(tail) == size else None)
+
+    def remove(self, name: ShardName, *, bad: bool) -> None:
+        """Move a shard to ``garbage/``; it need not be there any more.
+
+        :param bad: it is damaged and must never be given back.
+        """
+        target = os.path.join(self.garbage, str(name) + (_BAD if bad else ""))
+        try:
+            self.files.rename(os.path.join(self.objects, str(name)), target)
+        except FileNotFoundError:
+            return
+        # Purging goes by the time of removal, and a rename does not set one.
+        self.files.touch(target)
+
+    def unlink_object(self, name: ShardName) -> None:
+        """Remove a shard that another file has replaced, or that could not be made durable."""
+        self._unlink(os.path.join(self.objects, str(name)))
+
+    def restore(self, name: ShardName) -> None:
+        """Move a shard back from ``garbage/``, durably."""
+        self.files.rename(
+            os.path.join(self.garbage, str(name)), os.path.join(self.objects, str(name))
+        )
+        self.files.touch(os.path.join(self.objects, str(name)))
+        self.sync_objects()
+
+    def touch(self, content_hash: ContentHash, names: Sequence[ShardName]) -> None:
+        """Renew the shards of a content, so that no collector takes them for old."""
+        for name in names:
+            self.files.touch(os.path.join(self.objects, str(name)))
+
+    def purge(self, before: float) -> list[str]:
+        """Delete from ``garbage/`` what was removed before a time (seconds since the epoch)."""
+        purged = []
+        for file_name in self.files.list(self.garbage):
+            path = os.path.join(self.garbage, file_name)
+            if self.files.modified(path) < before:
+                self._unlink(path)
+                purged.append(PurePosixPath(path).name)
+        return purged
+
+    def probe(self) -> None:
+        """Prove that the drive takes and syncs a file."""
+        path = os.path.join(self.temp, "probe-" + uuid.uuid4().hex)
+        fd = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            self.files.write(fd, [bytes(4096)])
+            self.files.sync(fd)
+        finally:
+            self.files.close(fd)
+            self._unlink(path)
+
+    def _unlink(self, path: str) -> None:
+        try:
+            self.files.unlink(path)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise

@@ -1,0 +1,436 @@
+"""IShardNode on a drive of this machine: the drive's files behind its own worker threads."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import Enum
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dostore.adapters.drive_store import Block, DriveStore, OpenShard, TempShard
+from dostore.adapters.shard_index import ShardIndex
+from dostore.adapters.threads import IWorkers
+from dostore.core.model import Content, ShardInfo
+from dostore.core.names import ContentHash, ShardName
+from dostore.core.scheme import Scheme
+from dostore.errors import BadShard, DostoreError, NodeUnavailable, NoSpace, ShardMissing
+from dostore.ports import IShardNode, IShardReader, IShardWriter
+
+_log = Logger()
+
+#: At most this many commits share one round of syncs; more wait for the next.
+_BATCH = 64
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: The process, not the drive, is short of something.
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
+
+
+class DriveState(Enum):
+    """What a drive is good for."""
+
+    LIVE = "live"
+    #: It is read, but takes no writes: full, read-only, or failing them.
+    READ_ONLY = "read-only"
+    #: Gone, hung, or not yet scanned.
+    AWAY = "away"
+
+
+@define(eq=False)
+class _Commit:
+    """A shard on its way into ``objects/``."""
+
+    waiter: Deferred[ShardName]
+    content: Content
+    index: int
+    blocks: Sequence[Block]
+    temp: TempShard | None
+    outcome: ShardName | Exception | None = None
+
+
+@implementer(IShardNode)
+class DriveNode:
+    """One drive as a node.
+
+    :param address: what the drive is called in the cluster.
+    :param on_trouble: told when an error shows that the drive is worse than its state says.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        store: DriveStore,
+        workers: IWorkers,
+        on_trouble: Callable[[DriveNode], None] = lambda _: None,
+    ) -> None:
+        self.address = address
+        self.store = store
+        self.workers = workers
+        self.state = DriveState.AWAY
+        self.reason = "not started"
+        self._on_trouble = on_trouble
+        self._index = ShardIndex()
+        self._garbage = ShardIndex()
+        self._queue: list[_Commit] = []
+        self._committing = False
+
+    # What the drive is good for: set by DriveSet, which watches it.
+
+    def come(self, index: ShardIndex, garbage: ShardIndex) -> None:
+        """The drive is there, prepared and scanned."""
+        self._index, self._garbage = index, garbage
+        self.state, self.reason = DriveState.LIVE, ""
+
+    def degrade(self, state: DriveState, reason: str) -> None:
+        """The drive is good for less from now on."""
+        if self.state is not state:
+            _log.warn(
+                "{address} is {state}: {reason}",
+                address=self.address,
+                state=state.value,
+                reason=reason,
+            )
+        self.state, self.reason = state, reason
+
+    def recover(self) -> None:
+        """The drive takes writes again."""
+        self.state, self.reason = DriveState.LIVE, ""
+
+    def _require(self, *states: DriveState) -> None:
+        if self.state not in states:
+            raise NodeUnavailable(f"{self.address} is {self.state.value}: {self.reason}.")
+
+    def _translated(self, error: OSError, doing: str) -> DostoreError:
+        """The error of our tree for a system error of a write, after drawing its conclusion."""
+        text = f"{self.address} cannot {doing}: {error.strerror}."
+        if error.errno in _OURS:
+            return NodeUnavailable(text)
+        if self.state is DriveState.LIVE:
+            self.degrade(DriveState.READ_ONLY, f"it cannot {doing} ({error.strerror})")
+        self._on_trouble(self)
+        return NoSpace(text) if error.errno in _FULL else NodeUnavailable(text)
+
+    # Writing.
+
+    async def begin(self, index: int, scheme: Scheme) -> IShardWriter:
+        """See IShardNode."""
+        self._require(DriveState.LIVE)
+        try:
+            temp = await self.workers.run(self.store.begin, index, scheme)
+        except OSError as error:
+            raise self._translated(error, "begin a shard") from error
+        return _LocalWriter(self, temp)
+
+    async def put(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
+        """See IShardNode."""
+        self._require(DriveState.LIVE)
+        await self._commit(content, index, blocks, None)
+
+    async def _commit(
+        self, content: Content, index: int, blocks: Sequence[Block], temp: TempShard | None
+    ) -> None:
+        commit = _Commit(Deferred(), content, index, blocks, temp)
+        self._queue.append(commit)
+        if not self._committing:
+            self._committing = True
+            self._commit_next()
+        try:
+            name = await commit.waiter
+        except OSError as error:
+            raise self._translated(error, "write a shard") from error
+        previous = self._index.add(name)
+        if previous is not None:
+            await self.workers.run(self.store.unlink_object, previous)
+
+    def _commit_next(self) -> None:
+        """Commit all that waits in one round of syncs, and so on until nothing waits.
+
+        A sync costs about the same for one shard as for many that wait for it together.
+        """
+        batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+        if not batch:
+            self._committing = False
+            return
+        done = Deferred.fromCoroutine(self.workers.run(self._commit_batch, batch))
+        _ = done.addBoth(self._committed, batch)
+
+    def _committed(self, result: object, batch: list[_Commit]) -> None:
+        self._commit_next()
+        for commit in batch:
+            if commit.waiter.called:
+                continue
+            if isinstance(commit.outcome, ShardName):
+                commit.waiter.callback(commit.outcome)
+            elif commit.outcome is not None:
+                commit.waiter.errback(commit.outcome)
+            else:
+                commit.waiter.errback(
+                    result if isinstance(result, Failure) else RuntimeError("no outcome")
+                )
+
+    def _commit_batch(self, batch: list[_Commit]) -> None:
+        """Runs on a worker thread."""
+        self._each(batch, self._write)
+        self._each(batch, self._settle)
+        self._each(batch, self._publish)
+        published = [commit for commit in batch if isinstance(commit.outcome, ShardName)]
+        if not published:
+            return
+        try:
+            self.store.sync_objects()
+        except OSError as error:
+            for commit in published:
+                assert isinstance(commit.outcome, ShardName)
+                self._clean(self.store.unlink_object, commit.outcome)
+                commit.outcome = error
+
+    def _each(self, batch: list[_Commit], step: Callable[[_Commit], None]) -> None:
+        for commit in batch:
+            if isinstance(commit.outcome, Exception):
+                continue
+            try:
+                step(commit)
+            except (OSError, ValueError) as error:
+                commit.outcome = error
+                if commit.temp is not None:
+                    self._clean(self.store.drop, commit.temp)
+
+    def _write(self, commit: _Commit) -> None:
+        if commit.temp is None:
+            commit.temp = self.store.begin(commit.index, commit.content.scheme)
+            self.store.append(commit.temp, commit.blocks)
+        if commit.temp.name is None:
+            self.store.finish(commit.temp, commit.content)
+
+    def _settle(self, commit: _Commit) -> None:
+        assert commit.temp is not None
+        self.store.settle(commit.temp)
+
+    def _publish(self, commit: _Commit) -> None:
+        assert commit.temp is not None
+        commit.outcome = self.store.publish(commit.temp)
+
+    def _clean(self, step: Callable[..., None], thing: object) -> None:
+        """Remove what a failed write left; a drive that refuses even that is cleaned at a start."""
+        try:
+            step(thing)
+        except OSError as error:
+            _log.warn("{address} cannot clean up: {error}", address=self.address, error=error)
+
+    # Reading.
+
+    async def open(self, content_hash: ContentHash, index: int) -> IShardReader:
+        """See IShardNode."""
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        name = self._index.get(content_hash, index)
+        if name is None:
+            name = await self._bring_back(content_hash, index)
+        try:
+            shard = await self.workers.run(self.store.open, name)
+        except BadShard:
+            await self._set_aside(name)
+            raise
+        except FileNotFoundError as error:
+            raise await self._vanished(name) from error
+        except OSError as error:
+            raise await self._unreadable(name, error) from error
+        return _LocalReader(self, name, shard)
+
+    async def _bring_back(self, content_hash: ContentHash, index: int) -> ShardName:
+        name = self._garbage.get(content_hash, index)
+        if name is None:
+            raise ShardMissing(f"{self.address} has no shard {index} of {content_hash}.")
+        self._garbage.remove(content_hash, index)
+        try:
+            await self.workers.run(self.store.restore, name)
+        except OSError as error:
+            raise ShardMissing(f"{self.address} has no shard {index} any more.") from error
+        self._index.add(name)
+        return name
+
+    async def _vanished(self, name: ShardName) -> DostoreError:
+        """The file is not there: somebody removed it, or the whole drive is gone."""
+        if not await self.workers.run(self.store.files.is_folder, self.store.objects):
+            self._on_trouble(self)
+            return NodeUnavailable(f"{self.address} is gone.")
+        self._index.remove(name.content_hash, name.index)
+        return ShardMissing(f"{self.address} lost shard {name.index} of {name.content_hash}.")
+
+    async def _unreadable(self, name: ShardName, error: OSError) -> DostoreError:
+        if error.errno in _OURS:
+            return NodeUnavailable(f"{self.address} cannot read: {error.strerror}.")
+        self._on_trouble(self)
+        if error.errno != errno.EIO:
+            return NodeUnavailable(f"{self.address} cannot read: {error.strerror}.")
+        # A bad sector spoils one shard, not the drive: what is rebuilt will lie elsewhere on it.
+        await self._set_aside(name)
+        return BadShard(f"{self.address} cannot read shard {name.index}: {error.strerror}.")
+
+    async def _set_aside(self, name: ShardName) -> None:
+        """Move a damaged shard out of the way, so that it is rebuilt and not met again."""
+        if self._index.get(name.content_hash, name.index) == name:
+            self._index.remove(name.content_hash, name.index)
+        _log.warn("{address}: {name} is damaged", address=self.address, name=str(name))
+        try:
+            await self.workers.run(lambda: self.store.remove(name, bad=True))
+        except OSError as error:
+            _log.warn("{address} cannot set it aside: {error}", address=self.address, error=error)
+            self._on_trouble(self)
+
+    async def holds(self, content_hash: ContentHash) -> Collection[int]:
+        """See IShardNode. What ``garbage/`` can give back counts."""
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        found = self._index.indexes(content_hash)
+        return found or self._garbage.indexes(content_hash)
+
+    async def renew(self, content_hash: ContentHash) -> None:
+        """See IShardNode."""
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        names = self._names(content_hash)
+        try:
+            await self.workers.run(self.store.touch, content_hash, names)
+        except OSError as error:
+            raise NodeUnavailable(
+                f"{self.address} cannot renew a shard: {error.strerror}."
+            ) from error
+
+    async def discard(self, content_hash: ContentHash, index: int) -> None:
+        """See IShardNode."""
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        name = self._index.get(content_hash, index)
+        if name is not None:
+            await self._set_aside(name)
+
+    async def delete(self, content_hash: ContentHash) -> None:
+        """See IShardNode."""
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        for name in self._names(content_hash):
+            self._index.remove(content_hash, name.index)
+            try:
+                await self.workers.run(lambda name=name: self.store.remove(name, bad=False))
+            except OSError as error:
+                self._index.add(name)
+                raise self._translated(error, "remove a shard") from error
+            self._garbage.add(name)
+
+    async def list(self, page: int) -> Mapping[ContentHash, Collection[int]]:
+        """See IShardNode."""
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        return self._index.page(page)
+
+    async def purge(self, before: float) -> int:
+        """Delete what was removed before a time (seconds since the epoch); how many files."""
+        self._require(DriveState.LIVE)
+        try:
+            purged = await self.workers.run(self.store.purge, before)
+        except OSError as error:
+            raise NodeUnavailable(f"{self.address} cannot purge: {error.strerror}.") from error
+        for file_name in purged:
+            name = ShardName.parse(file_name)
+            if name is not None and self._garbage.get(name.content_hash, name.index) == name:
+                self._garbage.remove(name.content_hash, name.index)
+        return len(purged)
+
+    def _names(self, content_hash: ContentHash) -> list[ShardName]:
+        return [
+            name
+            for index in self._index.indexes(content_hash)
+            if (name := self._index.get(content_hash, index)) is not None
+        ]
+
+
+@implementer(IShardReader)
+class _LocalReader:
+    """A shard of a drive, open."""
+
+    def __init__(self, node: DriveNode, name: ShardName, shard: OpenShard) -> None:
+        self._node = node
+        self._name = name
+        self._shard = shard
+        self.info: ShardInfo = shard.footer.info
+
+    async def read(self, first: int, count: int) -> bytes:
+        """See IShardReader."""
+        node = self._node
+        try:
+            if self._shard.in_memory:
+                return self._shard.read(first, count)
+            return await node.workers.run(self._shard.read, first, count)
+        except BadShard:
+            await node._set_aside(self._name)
+            raise
+        except OSError as error:
+            raise await node._unreadable(self._name, error) from error
+
+    async def close(self) -> None:
+        """See IShardReader."""
+        self._shard.close()
+
+
+@implementer(IShardWriter)
+class _LocalWriter:
+    """A shard in a drive's ``temp/``.
+
+    One write runs while the next is prepared; its error comes out of the call after it.
+    """
+
+    def __init__(self, node: DriveNode, temp: TempShard) -> None:
+        self._node = node
+        self._temp = temp
+        self._running: Deferred[None] | None = None
+        self._committed = False
+
+    async def write(self, blocks: Sequence[Block]) -> None:
+        """See IShardWriter."""
+        await self._settled()
+        self._running = Deferred.fromCoroutine(
+            self._node.workers.run(self._node.store.append, self._temp, blocks)
+        )
+
+    async def _settled(self) -> None:
+        running, self._running = self._running, None
+        if running is None:
+            return
+        try:
+            await running
+        except OSError as error:
+            raise self._node._translated(error, "write a shard") from error
+
+    async def commit(self, content: Content) -> None:
+        """See IShardWriter."""
+        await self._settled()
+        # The bytes of a large shard are synced before it takes its place in a round of commits, so
+        # that small ones do not wait for it.
+        try:
+            await self._node.workers.run(self._finish, content)
+        except OSError as error:
+            raise self._node._translated(error, "sync a shard") from error
+        await self._node._commit(content, self._temp.builder.index, (), self._temp)
+        self._committed = True
+
+    def _finish(self, content: Content) -> None:
+        self._node.store.finish(self._temp, content)
+        self._node.store.settle(self._temp)
+
+    async def abort(self) -> None:
+        """See IShardWriter."""
+        if self._committed:
+            return
+        self._committed = True
+        running, self._running = self._running, None
+        if running is not None:
+            # Its error was or will be told by another call; here it changes nothing.
+            await running.addErrback(lambda _: None)
+        try:
+            await self._node.workers.run(self._node.store.drop, self._temp)
+        except OSError as error:
+            _log.warn(
+                "{address} cannot drop a temporary shard: {error}",
+                address=self._node.address,
+                error=error,
+            )

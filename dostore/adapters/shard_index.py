@@ -1,0 +1,81 @@
+"""What shards a node holds, in memory: made by a scan of file names, never written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from dostore.core.names import HASH_BYTES, ContentHash, ShardName
+
+_ENTRY_BYTES = 1 + HASH_BYTES
+
+
+class ShardIndex:
+    """Shard names by content hash and index.
+
+    A million shards take about 170 MB: an entry is one bytes object, the shard's index and hash, and
+    contents are spread over 256 dicts by their first byte so that a page is listed without a sort of
+    everything.
+    """
+
+    def __init__(self) -> None:
+        self._pages: list[dict[bytes, bytes]] = [{} for _ in range(256)]
+
+    def __len__(self) -> int:
+        """How many contents have a shard here."""
+        return sum(len(page) for page in self._pages)
+
+    def add(self, name: ShardName) -> ShardName | None:
+        """Note a shard; the name that it had before, when that was another."""
+        page = self._pages[name.content_hash.digest[0]]
+        digest = name.content_hash.digest
+        previous = self.get(name.content_hash, name.index)
+        if previous == name:
+            return None
+        rest = self._without(page.get(digest, b""), name.index)
+        page[digest] = rest + bytes([name.index]) + name.shard_hash
+        return previous
+
+    def remove(self, content_hash: ContentHash, index: int) -> None:
+        """Forget a shard; it need not be there."""
+        page = self._pages[content_hash.digest[0]]
+        rest = self._without(page.get(content_hash.digest, b""), index)
+        if rest:
+            page[content_hash.digest] = rest
+        else:
+            page.pop(content_hash.digest, None)
+
+    def get(self, content_hash: ContentHash, index: int) -> ShardName | None:
+        """The name of a shard's file, or None."""
+        entry = self._pages[content_hash.digest[0]].get(content_hash.digest, b"")
+        for at in range(0, len(entry), _ENTRY_BYTES):
+            if entry[at] == index:
+                return ShardName(content_hash, index, entry[at + 1 : at + _ENTRY_BYTES])
+        return None
+
+    def indexes(self, content_hash: ContentHash) -> tuple[int, ...]:
+        """Which shards of a content are here."""
+        entry = self._pages[content_hash.digest[0]].get(content_hash.digest, b"")
+        return tuple(entry[::_ENTRY_BYTES])
+
+    def page(self, number: int) -> dict[ContentHash, tuple[int, ...]]:
+        """The shards of contents whose hash begins with the byte ``number``."""
+        return {
+            ContentHash(digest): tuple(entry[::_ENTRY_BYTES])
+            for digest, entry in self._pages[number].items()
+        }
+
+    @staticmethod
+    def _without(entry: bytes, index: int) -> bytes:
+        return b"".join(
+            entry[at : at + _ENTRY_BYTES]
+            for at in range(0, len(entry), _ENTRY_BYTES)
+            if entry[at] != index
+        )
+
+
+def names_in(file_names: Iterable[str]) -> Iterator[ShardName]:
+    """The shard names among file names; others are passed over."""
+    for file_name in file_names:
+        name = ShardName.parse(file_name)
+        if name is not None:
+            yield name
