@@ -1,0 +1,141 @@
+"""``twistd dostore-api``: the options, and the service that they make."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Any, ClassVar
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from dostore import __version__
+from dostore.app import wiring
+from dostore.app.config import (
+    DEFAULT_BODY_TIMEOUT_S,
+    DEFAULT_LISTEN,
+    DEFAULT_MAX_OBJECT_SIZE,
+    DEFAULT_SHUTDOWN_GRACE_S,
+    DEFAULT_STORAGE_ROOT,
+    environment_variable,
+    read_config,
+)
+from dostore.errors import ConfigError
+
+#: As many open files as the default of --max-connections can make use of, with 4 + 2 shards.
+_WANTED_OPEN_FILES = 32768
+
+
+#: Name, short form, what it means.
+_PARAMETERS = (
+    (
+        "listen",
+        "l",
+        "Where to listen: host:port, [address]:port, or :port for all addresses."
+        f" Default: {DEFAULT_LISTEN}, this machine only, for there are no accounts.",
+    ),
+    (
+        "storage-root",
+        "r",
+        "The folder for the names of objects, and for the drive folders unless --drives tells"
+        f" others. Default: ./{DEFAULT_STORAGE_ROOT}",
+    ),
+    (
+        "drives",
+        "d",
+        "The folders that keep the shards, at least one for each of k + m: /mnt/a,/mnt/b or"
+        " /mnt/drive{1...6}. Default: 1, 2 and so on in the storage root.",
+    ),
+    ("data-shards", "k", "k: how many shards hold an object's bytes. Default: 4"),
+    ("parity-shards", "m", "m: how many shards may be lost. Default: 2"),
+    (
+        "write-quorum",
+        None,
+        "How many shards must be on disk before a write succeeds, k + 1 or more. Default: k + 1",
+    ),
+    (
+        "max-object-size",
+        None,
+        "The largest object taken, in bytes or with K, M, G or T."
+        f" Default: {DEFAULT_MAX_OBJECT_SIZE}",
+    ),
+    (
+        "max-connections",
+        None,
+        "How many clients may be connected at one time. Default: what the limit of open files"
+        " allows when each of them reads an object, at most 4096.",
+    ),
+    ("access-log", None, "A file that gets a line for each request. Default: none"),
+    (
+        "body-timeout",
+        None,
+        "Seconds that a client may be silent in the middle of a body."
+        f" Default: {DEFAULT_BODY_TIMEOUT_S}",
+    ),
+    (
+        "shutdown-grace",
+        None,
+        "Seconds that requests under way may go on after SIGTERM."
+        f" Default: {DEFAULT_SHUTDOWN_GRACE_S}",
+    ),
+)
+
+_FLAGS = (
+    ("require-digest", "Refuse a PUT that has no Digest header."),
+    (
+        "no-shard-sync",
+        "DANGER: acknowledge a write before its shards are safe on disk. A power cut loses the"
+        " objects of the last half minute. The names of objects stay safe.",
+    ),
+)
+
+
+def _described(name: str, text: str) -> str:
+    return f"{text} [environment: {environment_variable(name)}]"
+
+
+class Options(usage.Options):
+    """The command line. Values are read by :func:`dostore.app.config.read_config`."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A store of objects on this machine's drives. Each option may also be given by the"
+        " environment variable named beside it; the option counts more."
+    )
+    optParameters: ClassVar = [
+        [name, short, None, _described(name, text)] for name, short, text in _PARAMETERS
+    ]
+    optFlags: ClassVar = [[name, None, _described(name, text)] for name, text in _FLAGS]
+
+    def opt_version(self) -> None:
+        """Display dostore's version and exit."""
+        print(f"dostore {__version__}")  # noqa: T201 - what --version is for
+        raise SystemExit(0)
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The store as a service.
+
+    :param reactor: None takes the one that twistd runs.
+    :raises SystemExit: the options, the environment or the folders that they name cannot be used;
+        the sentence that says why goes to stderr, and the exit status is 1.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    try:
+        config = read_config(options, os.environ, os.getcwd(), _allow_open_files())
+        return wiring.build(config, reactor)
+    except (usage.UsageError, ConfigError) as error:
+        # twistd shows a traceback for any other exception that comes from here.
+        raise SystemExit(f"dostore-api: {error}") from error
+
+
+def _allow_open_files() -> int:
+    """Raise the soft limit of open files towards the hard one; what may be open then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = _WANTED_OPEN_FILES if hard == unlimited else min(hard, _WANTED_OPEN_FILES)
+    if soft == unlimited or soft >= wanted:
+        return _WANTED_OPEN_FILES if soft == unlimited else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
