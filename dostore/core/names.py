@@ -51,7 +51,10 @@ def check_object_name(name: str) -> None:
 
     :raises InvalidName: see :func:`parse_object_name`.
     """
-    size = len(name.encode("utf-8", "surrogatepass"))
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidName("The object name holds half a character. Send it as UTF-8.") from error
     if size == 0:
         raise InvalidName("The object name is empty. Put it after /objects/.")
     if size > MAX_NAME_BYTES:
@@ -131,7 +134,8 @@ class ShardName:
     def parse(cls, file_name: str) -> ShardName | None:
         """Read a file name; None when it is not one that :meth:`__str__` writes."""
         parts = file_name.split(".")
-        if len(parts) != 3 or not parts[1].isascii() or not parts[1].isdigit():
+        # An index that is longer than any may be a number too large to be read.
+        if len(parts) != 3 or not re.fullmatch("[0-9]{1,3}", parts[1]):
             return None
         try:
             content, shard = (
