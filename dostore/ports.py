@@ -155,7 +155,7 @@ class IShardNode(Interface):
     async def delete(content_hash: ContentHash) -> None:
         """Move every shard of a content to ``garbage/``. Idempotent."""
 
-    async def list(page: int) -> Mapping[ContentHash, Collection[int]]:
+    async def inventory(page: int) -> Mapping[ContentHash, Collection[int]]:
         """What the node holds of contents whose hash begins with the byte ``page`` (0 to 255)."""
 
 

@@ -59,6 +59,10 @@ class OpenShard:
         if whole is not None:
             self.close()
 
+    def __del__(self) -> None:
+        """An opening whose waiter gave up hands its file to nobody."""
+        self.close()
+
     @property
     def in_memory(self) -> bool:
         """Whether reads touch no disk."""
@@ -125,16 +129,20 @@ class OpenShard:
         self._files.close(self._fd)
 
 
-@define
+@define(eq=False)
 class TempShard:
-    """A shard file in ``temp/`` that is being written."""
+    """A shard file in ``temp/`` that is being written.
+
+    The lock keeps a thread from closing the file while another, whose writer gave up on a drive that
+    hangs, is still in the middle of a write to it.
+    """
 
     path: str
-    fd: int
     builder: ShardFileBuilder
+    fd: int | None = None
     name: ShardName | None = None
-    synced: bool = False
-    closed: bool = field(default=False)
+    dropped: bool = False
+    lock: threading.Lock = field(factory=threading.Lock)
 
 
 class DriveStore:
@@ -178,26 +186,36 @@ class DriveStore:
         return index, removed
 
     def begin(self, index: int, scheme: Scheme) -> TempShard:
-        """Open a file in ``temp/`` for a shard."""
+        """A shard that will be written in ``temp/``. Touches no disk yet."""
         path = os.path.join(self.temp, uuid.uuid4().hex)
-        fd = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        return TempShard(path, fd, ShardFileBuilder(index, scheme))
+        return TempShard(path, ShardFileBuilder(index, scheme))
 
     def append(self, temp: TempShard, blocks: Sequence[Block]) -> None:
         """Append blocks."""
-        self.files.write(temp.fd, temp.builder.add(blocks))
+        with temp.lock:
+            self.files.write(self._fd(temp), temp.builder.add(blocks))
 
     def finish(self, temp: TempShard, content: Content) -> None:
         """Append the footer."""
-        footer, temp.name = temp.builder.finish(content)
-        self.files.write(temp.fd, [footer])
+        with temp.lock:
+            fd = self._fd(temp)
+            footer, temp.name = temp.builder.finish(content)
+            self.files.write(fd, [footer])
 
     def settle(self, temp: TempShard) -> None:
         """Make the file's bytes durable and close it."""
-        if self._sync and not temp.synced:
-            self.files.sync(temp.fd)
-        temp.synced = True
-        self._close(temp)
+        with temp.lock:
+            if temp.fd is not None:
+                if self._sync:
+                    self.files.sync(temp.fd)
+                self._close(temp)
+
+    def _fd(self, temp: TempShard) -> int:
+        if temp.dropped:
+            raise OSError(errno.ECANCELED, "the write was given up")
+        if temp.fd is None:
+            temp.fd = self.files.open(temp.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        return temp.fd
 
     def publish(self, temp: TempShard) -> ShardName:
         """Move a settled file into ``objects/``; durable only after :meth:`sync_objects`."""
@@ -211,16 +229,18 @@ class DriveStore:
             self.files.sync_folder(self.objects)
 
     def drop(self, temp: TempShard) -> None:
-        """Remove a file from ``temp/``; it need not be there any more."""
-        try:
-            self._close(temp)
-        finally:
-            self._unlink(temp.path)
+        """Remove a file from ``temp/``; it need not be there, or not any more."""
+        with temp.lock:
+            temp.dropped = True
+            try:
+                self._close(temp)
+            finally:
+                self._unlink(temp.path)
 
     def _close(self, temp: TempShard) -> None:
-        if not temp.closed:
-            temp.closed = True
-            self.files.close(temp.fd)
+        fd, temp.fd = temp.fd, None
+        if fd is not None:
+            self.files.close(fd)
 
     def open(self, name: ShardName) -> OpenShard:
         """Open a shard and verify its footer.

@@ -6,6 +6,7 @@ translate them at their border.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Sequence
 
@@ -92,6 +93,19 @@ class Files:
     def touch(self, path: str) -> None:
         """Set a file's time of change to now."""
         os.utime(path)
+
+    def lock(self, path: str) -> int:
+        """A descriptor that holds the exclusive lock of a file, made when missing, until closed.
+
+        :raises BlockingIOError: another process holds it.
+        """
+        fd = self.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            self.close(fd)
+            raise
+        return fd
 
     def free_bytes(self, path: str) -> int:
         """What an unprivileged writer can still put on the drive that holds ``path``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from enum import Enum
 
 from attrs import define
@@ -45,7 +46,7 @@ class DriveState(Enum):
 class _Commit:
     """A shard on its way into ``objects/``."""
 
-    waiter: Deferred[ShardName]
+    waiter: Deferred[None]
     content: Content
     index: int
     blocks: Sequence[Block]
@@ -120,11 +121,7 @@ class DriveNode:
     async def begin(self, index: int, scheme: Scheme) -> IShardWriter:
         """See IShardNode."""
         self._require(DriveState.LIVE)
-        try:
-            temp = await self.workers.run(self.store.begin, index, scheme)
-        except OSError as error:
-            raise self._translated(error, "begin a shard") from error
-        return _LocalWriter(self, temp)
+        return _LocalWriter(self, self.store.begin(index, scheme))
 
     async def put(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
         """See IShardNode."""
@@ -140,12 +137,9 @@ class DriveNode:
             self._committing = True
             self._commit_next()
         try:
-            name = await commit.waiter
+            await commit.waiter
         except OSError as error:
             raise self._translated(error, "write a shard") from error
-        previous = self._index.add(name)
-        if previous is not None:
-            await self.workers.run(self.store.unlink_object, previous)
 
     def _commit_next(self) -> None:
         """Commit all that waits in one round of syncs, and so on until nothing waits.
@@ -162,16 +156,33 @@ class DriveNode:
     def _committed(self, result: object, batch: list[_Commit]) -> None:
         self._commit_next()
         for commit in batch:
+            outcome = commit.outcome
+            if isinstance(outcome, ShardName):
+                # Whether or not anybody still waits: the shard is there.
+                self._add(outcome)
+            # A writer that was cancelled has called its own waiter.
             if commit.waiter.called:
                 continue
-            if isinstance(commit.outcome, ShardName):
-                commit.waiter.callback(commit.outcome)
-            elif commit.outcome is not None:
-                commit.waiter.errback(commit.outcome)
+            if isinstance(outcome, ShardName):
+                commit.waiter.callback(None)
+            elif outcome is not None:
+                commit.waiter.errback(outcome)
             else:
                 commit.waiter.errback(
                     result if isinstance(result, Failure) else RuntimeError("no outcome")
                 )
+
+    def _add(self, name: ShardName) -> None:
+        previous = self._index.add(name)
+        if previous is not None:
+            removed = self.workers.submit(self.store.unlink_object, previous)
+            removed.add_done_callback(self._log_failure)
+
+    def _log_failure(self, done: Future[None]) -> None:
+        """Runs on a worker thread."""
+        error = done.exception()
+        if error is not None:
+            _log.warn("{address} cannot clean up: {error}", address=self.address, error=error)
 
     def _commit_batch(self, batch: list[_Commit]) -> None:
         """Runs on a worker thread."""
@@ -204,7 +215,6 @@ class DriveNode:
         if commit.temp is None:
             commit.temp = self.store.begin(commit.index, commit.content.scheme)
             self.store.append(commit.temp, commit.blocks)
-        if commit.temp.name is None:
             self.store.finish(commit.temp, commit.content)
 
     def _settle(self, commit: _Commit) -> None:
@@ -318,7 +328,7 @@ class DriveNode:
                 raise self._translated(error, "remove a shard") from error
             self._garbage.add(name)
 
-    async def list(self, page: int) -> Mapping[ContentHash, Collection[int]]:
+    async def inventory(self, page: int) -> Mapping[ContentHash, Collection[int]]:
         """See IShardNode."""
         self._require(DriveState.LIVE, DriveState.READ_ONLY)
         return self._index.page(page)
@@ -360,7 +370,8 @@ class _LocalReader:
         try:
             if self._shard.in_memory:
                 return self._shard.read(first, count)
-            return await node.workers.run(self._shard.read, first, count)
+            data: bytes = await node.workers.run(self._shard.read, first, count)
+            return data
         except BadShard:
             await node._set_aside(self._name)
             raise

@@ -1,0 +1,338 @@
+"""ICluster on one machine: the drives, who they are, and a watch over how they are."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import define
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from dostore.adapters import drive_marker
+from dostore.adapters.drive_marker import Found, Marker
+from dostore.adapters.drive_store import DriveStore
+from dostore.adapters.files import Files
+from dostore.adapters.node_local import DriveNode, DriveState
+from dostore.adapters.threads import IWorkers
+from dostore.background import Background
+from dostore.core.names import ContentHash
+from dostore.core.scheme import Scheme
+from dostore.errors import ConfigError, NodeUnavailable
+from dostore.fanout import gather, with_timeout
+from dostore.ports import ICluster, Member
+
+_log = Logger()
+
+#: Every drive is looked at this often.
+WATCH_INTERVAL_S = 2.0
+
+#: A look that takes longer than this says that the drive hangs.
+HUNG_AFTER_S = 3.0
+
+#: What was removed can be given back for this long.
+GARBAGE_KEPT_S = 24 * 3600.0
+_PURGE_INTERVAL_S = 3600.0
+
+
+@define(eq=False)
+class Drive:
+    """A drive's folder and its parts.
+
+    :ivar workers: threads for its shards.
+    :ivar watcher: one thread for looking at it, so that a look never queues behind work.
+    """
+
+    folder: str
+    node: DriveNode
+    watcher: IWorkers
+    number: int = 0
+    lock_fd: int | None = None
+    looking: bool = False
+
+    @property
+    def store(self) -> DriveStore:
+        """Its files."""
+        return self.node.store
+
+
+@implementer(ICluster)
+class DriveSet:
+    """The drives of a store on this machine.
+
+    :param folders: one for each drive, absolute, at least k + m.
+    :param make_workers: threads by name and number.
+    :param now: the time of day in seconds since the epoch, for the age of garbage only.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[str],
+        scheme: Scheme,
+        *,
+        files: Files,
+        make_workers: Callable[[str, int], IWorkers],
+        clock: IReactorTime,
+        now: Callable[[], float],
+        sync: bool = True,
+    ) -> None:
+        self._scheme = scheme
+        self._files = files
+        self._clock = clock
+        self._now = now
+        self._background = Background("dostore.drives")
+        self._joined: list[Callable[[str], None]] = []
+        self.store_id = ""
+        self.temp_files_removed = 0
+        self.drives = [
+            Drive(
+                folder,
+                DriveNode(
+                    f"drive-{position}",
+                    DriveStore(folder, files, sync=sync),
+                    make_workers(f"drive-{position}", 4),
+                    self._trouble,
+                ),
+                make_workers(f"watch-{position}", 1),
+            )
+            for position, folder in enumerate(folders, 1)
+        ]
+
+    # ICluster
+
+    def members(self) -> Sequence[Member]:
+        """See ICluster."""
+        return [
+            Member(
+                drive.node.address,
+                drive.node,
+                drive.node.state is not DriveState.AWAY,
+                drive.node.state is DriveState.LIVE,
+            )
+            for drive in self.drives
+        ]
+
+    async def locate(self, content_hash: ContentHash) -> Mapping[int, Sequence[str]]:
+        """See ICluster. The drives' indexes are in memory, so this asks no disk."""
+        found: dict[int, list[str]] = {}
+        for drive in self.drives:
+            if drive.node.state is not DriveState.AWAY:
+                for index in await drive.node.holds(content_hash):
+                    found.setdefault(index, []).append(drive.node.address)
+        return found
+
+    def watch(self, joined: Callable[[str], None]) -> None:
+        """See ICluster."""
+        self._joined.append(joined)
+
+    # Starting
+
+    async def start(self) -> None:
+        """Take the drives, scan them and begin to watch them.
+
+        A drive that is out of reach is left away; a new folder becomes a drive.
+
+        :raises ConfigError: a folder is another store's, was made with another k + m or by a newer
+            program, holds other files, is in use, or no drive can be reached at all.
+        """
+        looks = await gather([self._first_look(drive) for drive in self.drives])
+        found: list[tuple[Drive, Marker | Found]] = []
+        for drive, look in zip(self.drives, looks, strict=True):
+            if isinstance(look.error, OSError):
+                drive.node.degrade(DriveState.AWAY, look.error.strerror or "it fails")
+                found.append((drive, Found.GONE))
+            else:
+                found.append((drive, look.value))
+        self._identify(found)
+        opened = await gather(
+            [self._open(drive, what) for drive, what in found if what is not Found.GONE]
+        )
+        for outcome in opened:
+            if isinstance(outcome.error, ConfigError):
+                await self.stop()
+                raise outcome.error
+        if not any(drive.node.state is DriveState.LIVE for drive in self.drives):
+            await self.stop()
+            raise ConfigError(
+                "None of the drives can be used: "
+                + "; ".join(f"{d.folder}: {d.node.reason}" for d in self.drives)
+            )
+        self._background.periodic("watch", WATCH_INTERVAL_S, self._watch_all, self._clock)
+        self._background.periodic("purge", _PURGE_INTERVAL_S, self._purge, self._clock)
+
+    async def _first_look(self, drive: Drive) -> Marker | Found:
+        def look() -> Marker | Found:
+            self._files.make_folder(drive.folder)
+            return drive_marker.look(drive.folder, self._files)
+
+        what: Marker | Found = await with_timeout(
+            drive.watcher.run(look),
+            HUNG_AFTER_S,
+            self._clock,
+            lambda: OSError(0, "it hangs"),
+        )
+        if isinstance(what, Marker):
+            what.require(None, self._scheme, drive.folder)
+        elif what is Found.STRANGE:
+            raise ConfigError(
+                f"{drive.folder} holds other files. Give dostore empty folders, or its own."
+            )
+        return what
+
+    def _identify(self, found: Sequence[tuple[Drive, Marker | Found]]) -> None:
+        """Settle the store's id and every drive's number.
+
+        A drive keeps the number that its marker says, wherever it is mounted now.
+        """
+        markers = [(drive, what) for drive, what in found if isinstance(what, Marker)]
+        self.store_id = markers[0][1].store if markers else str(uuid.uuid4())
+        taken: dict[int, str] = {}
+        for drive, marker in markers:
+            marker.require(self.store_id, self._scheme, drive.folder)
+            if marker.number in taken:
+                raise ConfigError(
+                    f"{drive.folder} and {taken[marker.number]} are both drive {marker.number}: "
+                    "one is a copy. Remove it, or empty its folder to have it rebuilt."
+                )
+            taken[marker.number] = drive.folder
+            drive.number = marker.number
+        for position, drive in enumerate(self.drives, 1):
+            if drive.number == 0:
+                free = [n for n in range(1, len(self.drives) + 1) if n not in taken]
+                drive.number = position if position in free else free[0]
+                taken[drive.number] = drive.folder
+            drive.node.address = f"drive-{drive.number}"
+
+    async def _open(self, drive: Drive, what: Marker | Found) -> None:
+        try:
+            await drive.node.workers.run(self._prepare, drive, what)
+            index, garbage = await drive.node.workers.run(drive.store.scan)
+        except OSError as error:
+            self._release(drive)
+            drive.node.degrade(DriveState.AWAY, error.strerror or "it fails")
+            return
+        drive.node.come(index, garbage)
+        _log.info(
+            "{address} at {folder}: shards of {contents} contents",
+            address=drive.node.address,
+            folder=drive.folder,
+            contents=len(index),
+        )
+
+    def _prepare(self, drive: Drive, what: Marker | Found) -> None:
+        """Runs on a worker thread."""
+        drive.lock_fd = drive_marker.lock(drive.folder, self._files)
+        drive.store.prepare()
+        if what is Found.EMPTY:
+            marker = Marker(self.store_id, drive.number, self._scheme.k, self._scheme.m)
+            drive_marker.write(drive.folder, marker, self._files)
+        self.temp_files_removed += drive.store.clean_temp()
+
+    # Watching
+
+    def _trouble(self, node: DriveNode) -> None:
+        """An operation met an error: look now, not at the next interval."""
+        for drive in self.drives:
+            if drive.node is node:
+                self._background.run("look", self._watch_one(drive))
+
+    async def _watch_all(self) -> None:
+        await gather([self._watch_one(drive) for drive in self.drives])
+
+    async def _watch_one(self, drive: Drive) -> None:
+        """Look at a drive and draw the conclusions; never more than one look at a time."""
+        if drive.looking:
+            return
+        drive.looking = True
+        try:
+            await self._conclude(drive)
+        finally:
+            drive.looking = False
+
+    async def _conclude(self, drive: Drive) -> None:
+        node = drive.node
+        try:
+            what = await with_timeout(
+                drive.watcher.run(self._look, drive),
+                HUNG_AFTER_S,
+                self._clock,
+                lambda: NodeUnavailable(f"no answer in {HUNG_AFTER_S:g} s"),
+            )
+        except NodeUnavailable as error:
+            node.degrade(DriveState.AWAY, error.detail)
+            return
+        except ConfigError as error:
+            node.degrade(DriveState.AWAY, error.detail)
+            self._release(drive)
+            return
+        except OSError as error:
+            state = DriveState.AWAY if node.state is DriveState.AWAY else DriveState.READ_ONLY
+            node.degrade(state, error.strerror or "it fails")
+            return
+        if what is Found.GONE or what is Found.STRANGE:
+            node.degrade(DriveState.AWAY, f"its folder is gone or {Found.STRANGE.value}")
+            self._release(drive)
+        elif what is Found.EMPTY or node.state is DriveState.AWAY:
+            await self._come_back(drive, what)
+        elif node.state is DriveState.READ_ONLY:
+            node.recover()
+            self._tell(node)
+
+    def _look(self, drive: Drive) -> Marker | Found:
+        """Runs on the watcher's thread."""
+        what = drive_marker.look(drive.folder, self._files)
+        if isinstance(what, Marker):
+            what.require(self.store_id, self._scheme, drive.folder)
+            if what.number != drive.number:
+                raise ConfigError(
+                    f"{drive.folder} holds drive {what.number}, not {drive.number}. "
+                    "Restart dostore to have drives in other places taken for what they are."
+                )
+            if drive.node.state is DriveState.READ_ONLY:
+                drive.store.probe()
+        return what
+
+    async def _come_back(self, drive: Drive, what: Marker | Found) -> None:
+        """A drive was away, or another one, empty, is in its place."""
+        node = drive.node
+        node.degrade(DriveState.AWAY, "it is being scanned")
+        self._release(drive)
+        try:
+            await self._open(drive, what)
+        except ConfigError as error:
+            node.degrade(DriveState.AWAY, error.detail)
+            return
+        # Read again: _open has set it.
+        if drive.node.state.name == DriveState.LIVE.name:
+            self._tell(node)
+
+    def _tell(self, node: DriveNode) -> None:
+        _log.info("{address} is back", address=node.address)
+        for joined in self._joined:
+            joined(node.address)
+
+    async def _purge(self) -> None:
+        before = self._now() - GARBAGE_KEPT_S
+        await gather(
+            [
+                drive.node.purge(before)
+                for drive in self.drives
+                if drive.node.state is DriveState.LIVE
+            ]
+        )
+
+    # Stopping
+
+    def _release(self, drive: Drive) -> None:
+        fd, drive.lock_fd = drive.lock_fd, None
+        if fd is not None:
+            os.close(fd)
+
+    async def stop(self) -> None:
+        """Stop watching and give the drives free."""
+        await self._background.stop(self._clock, 0.0)
+        for drive in self.drives:
+            drive.node.state, drive.node.reason = DriveState.AWAY, "stopped"
+            self._release(drive)
