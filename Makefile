@@ -10,7 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := dostore tests twisted benchmarks docs
-UNIT := tests.test_architecture tests.service tests.adapters tests.web tests.app
+UNIT := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py)) \
+	tests.service tests.adapters tests.web tests.app
 DEEP := tests.contract tests.faults tests.system
 COVERAGE := $(BIN)/python -m coverage
 TRIAL := $(BIN)/python -m twisted.trial --temp-directory=.cache/trial
@@ -50,8 +51,8 @@ types: $(READY) ## mypy, strict
 	@mkdir -p .cache
 	@$(BIN)/mypy $(CODE)
 
-docs: $(READY) ## every .rst is well-formed
-	@$(BIN)/python -m tests.support.rst README.rst CHANGELOG.rst docs
+docs: $(READY) ## every .rst is well-formed and its links lead somewhere
+	@$(TRIAL) tests.test_docs
 
 wheel: $(READY) ## dist/dostore-*.whl
 	@rm -rf build dist
