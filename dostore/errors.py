@@ -82,6 +82,13 @@ class IncompleteBody(InvalidRequest):
     title = "Incomplete body"
 
 
+class ClientGone(DostoreError):
+    """The client went away while it was being answered: there is nobody to tell."""
+
+    status = 400
+    title = "Client gone"
+
+
 class MethodNotAllowed(DostoreError):
     """The resource exists but does not take this method.
 
