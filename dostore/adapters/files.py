@@ -1,7 +1,7 @@
 """The system calls on drives, in one place, so that tests can make any of them fail or hang.
 
-Everything here blocks and is called on worker threads. Errors are the system's own OSError; adapters
-translate them at their border.
+Everything here blocks and is called on worker threads. Errors are the system's own OSError;
+adapters translate them at their border.
 """
 
 from __future__ import annotations
@@ -9,6 +9,10 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+
+#: How many pieces one system call takes (Linux's IOV_MAX).
+_MAX_PIECES = 1024
 
 
 class Files:
@@ -25,10 +29,10 @@ class Files:
     def write(self, fd: int, pieces: Sequence[bytes | memoryview]) -> int:
         """Write all the pieces at the descriptor's position; the number of bytes."""
         total = sum(len(piece) for piece in pieces)
-        written = os.writev(fd, pieces) if pieces else 0
+        written = os.writev(fd, pieces[:_MAX_PIECES]) if pieces else 0
         if written < total:
-            # Rare (a signal, a nearly full drive): go on with what is left, which raises ENOSPC if
-            # that is why.
+            # Rare (too many pieces, a signal, a nearly full drive): go on with what is left, which
+            # raises ENOSPC if that is why.
             rest = memoryview(b"".join(pieces))[written:]
             while rest:
                 rest = rest[os.write(fd, rest) :]
@@ -49,6 +53,10 @@ class Files:
     def size(self, fd: int) -> int:
         """Bytes in an open file."""
         return os.fstat(fd).st_size
+
+    def path_size(self, path: str) -> int:
+        """Bytes in the file at ``path``."""
+        return os.stat(path).st_size
 
     def sync(self, fd: int) -> None:
         """Make an open file's bytes and size durable."""
@@ -123,11 +131,17 @@ class Files:
     def write_durably(self, path: str, data: bytes) -> None:
         """Put a small file in place, whole or not at all, and make it durable."""
         temporary = path + ".new"
-        fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            self.write(fd, [data])
-            self.sync(fd)
-        finally:
-            self.close(fd)
-        self.rename(temporary, path)
+            fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                self.write(fd, [data])
+                self.sync(fd)
+            finally:
+                self.close(fd)
+            self.rename(temporary, path)
+        except OSError:
+            # What failed first is what the caller has to know.
+            with suppress(OSError):
+                self.unlink(temporary)
+            raise
         self.sync_folder(os.path.dirname(path))
