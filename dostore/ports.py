@@ -7,6 +7,8 @@ cluster; ``tests/contract`` states the promises below as tests and runs them aga
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
 
 from attrs import frozen
 from zope.interface import Attribute, Interface
@@ -18,6 +20,22 @@ from dostore.core.scheme import Scheme
 #: Raises a DostoreError when a write is not permitted on top of the current version (None: there is
 #: none). It may be called more than once, on any thread, and must be a pure function.
 Check = Callable[[Version | None], None]
+
+
+class IWorkers(Interface):
+    """Runs blocking functions away from the reactor's thread."""
+
+    async def run(function: Callable[..., Any], *args: object) -> Any:
+        """Call from the reactor's thread: what ``function(*args)`` returns or raises.
+
+        Cancelling drops the result; a function that has begun runs to its end.
+        """
+
+    def submit(function: Callable[..., Any], *args: object) -> Future[Any]:
+        """Call from any thread: the outcome as a Future, set in the worker's thread."""
+
+    def backlog() -> int:
+        """How many jobs wait or run."""
 
 
 class IByteSource(Interface):
@@ -77,6 +95,11 @@ class IMetadataStore(Interface):
     async def referenced(hashes: Collection[ContentHash]) -> set[ContentHash]:
         """Those of ``hashes`` that some version refers to."""
 
+    async def created() -> float:
+        """When this store of versions began, in seconds since the epoch. Contents that are older may
+        belong to one that was lost.
+        """
+
     async def ping() -> None:
         """Return when the store can take reads and writes."""
 
@@ -126,8 +149,8 @@ class IShardNode(Interface):
 
     address: str = Attribute("What the node is called, stable over restarts.")
 
-    async def begin(index: int, scheme: Scheme) -> object:
-        """Start shard ``index`` of a content whose hash may not be known yet: an IShardWriter."""
+    async def begin(index: int, scheme: Scheme) -> IShardWriter:
+        """Start shard ``index`` of a content whose hash may not be known yet."""
 
     async def put(content: Content, index: int, blocks: Sequence[bytes | memoryview]) -> None:
         """Keep one whole small shard, in one step; durable on return.
@@ -135,8 +158,8 @@ class IShardNode(Interface):
         :raises NoSpace: the drive is full; nothing is left behind.
         """
 
-    async def open(content_hash: ContentHash, index: int) -> object:
-        """An IShardReader.
+    async def open(content_hash: ContentHash, index: int) -> IShardReader:
+        """Open a shard for reading.
 
         :raises ShardMissing: the node does not hold it.
         :raises BadShard: it does, but its footer is damaged or another shard's. The node has put the
@@ -148,6 +171,19 @@ class IShardNode(Interface):
 
     async def renew(content_hash: ContentHash) -> None:
         """Set the time of a content's shards to now, so that no collector takes them for old."""
+
+    async def modified(content_hash: ContentHash) -> float:
+        """When a shard of a content was last written or renewed here, in seconds since the epoch.
+
+        :raises ShardMissing: the node has none of it.
+        """
+
+    async def glance(
+        wanted: Sequence[tuple[Content, int]],
+    ) -> Sequence[tuple[Content, int]]:
+        """Those of the wanted shards that are not there or not whole, as far as can be told without
+        reading their blocks. Asked for many at once, so that it costs little each.
+        """
 
     async def discard(content_hash: ContentHash, index: int) -> None:
         """Put a damaged shard out of the way, into ``garbage/``. Not there: nothing happens."""

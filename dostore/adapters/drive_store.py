@@ -29,6 +29,7 @@ from dostore.core.shardfile import (
     ShardFileBuilder,
     footer_size,
     parse_footer,
+    plain_file_size,
 )
 from dostore.errors import BadShard
 
@@ -294,6 +295,37 @@ class DriveStore:
         """Renew the shards of a content, so that no collector takes them for old."""
         for name in names:
             self.files.touch(os.path.join(self.objects, str(name)))
+
+    def modified(self, names: Sequence[ShardName]) -> list[float]:
+        """When each shard was last written or renewed; those that are not there are left out."""
+        times = []
+        for name in names:
+            try:
+                times.append(self.files.modified(os.path.join(self.objects, str(name))))
+            except FileNotFoundError:
+                continue
+        return times
+
+    def glance(
+        self, named: Sequence[tuple[ShardName | None, Content, int]]
+    ) -> list[tuple[Content, int]]:
+        """Those of the shards that are not there, or not whole by their size or footer."""
+        faulty = []
+        for name, content, index in named:
+            if name is None or not self._seems_whole(name, content):
+                faulty.append((content, index))
+        return faulty
+
+    def _seems_whole(self, name: ShardName, content: Content) -> bool:
+        try:
+            path = os.path.join(self.objects, str(name))
+            if self.files.path_size(path) == plain_file_size(content):
+                return True
+            # Another size need not be wrong: a footer tells.
+            self.open(name).close()
+        except (FileNotFoundError, BadShard):
+            return False
+        return True
 
     def purge(self, before: float) -> list[str]:
         """Delete from ``garbage/`` what was removed before a time (seconds since the epoch)."""

@@ -309,6 +309,24 @@ class DriveNode:
                 f"{self.address} cannot renew a shard: {error.strerror}."
             ) from error
 
+    async def modified(self, content_hash: ContentHash) -> float:
+        """See IShardNode."""
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        times = await self.workers.run(self.store.modified, self._names(content_hash))
+        if not times:
+            raise ShardMissing(f"{self.address} has no shard of {content_hash}.")
+        return float(max(times))
+
+    async def glance(self, wanted: Sequence[tuple[Content, int]]) -> Sequence[tuple[Content, int]]:
+        """See IShardNode."""
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        named = [(self._index.get(content.hash, index), content, index) for content, index in wanted]
+        try:
+            faulty: list[tuple[Content, int]] = await self.workers.run(self.store.glance, named)
+        except OSError as error:
+            raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
+        return faulty
+
     async def discard(self, content_hash: ContentHash, index: int) -> None:
         """See IShardNode."""
         self._require(DriveState.LIVE, DriveState.READ_ONLY)

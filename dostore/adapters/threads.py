@@ -17,25 +17,11 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from zope.interface import Interface, implementer
+from zope.interface import implementer
+
+from dostore.ports import IWorkers as IWorkers
 
 T = TypeVar("T")
-
-
-class IWorkers(Interface):
-    """Runs blocking functions away from the reactor's thread."""
-
-    async def run(function: Callable[..., Any], *args: object) -> Any:
-        """Call from the reactor's thread: what ``function(*args)`` returns or raises.
-
-        Cancelling drops the result; a function that has begun runs to its end.
-        """
-
-    def submit(function: Callable[..., Any], *args: object) -> Future[Any]:
-        """Call from any thread: the outcome as a Future, set in the worker's thread."""
-
-    def backlog() -> int:
-        """How many jobs wait or run."""
 
 
 class Mailbox:

@@ -1,0 +1,233 @@
+"""The object store: versions of named objects over contents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from dostore.background import Background
+from dostore.core.model import Content, Draft, Version
+from dostore.core.names import ContentHash
+from dostore.core.scheme import Scheme
+from dostore.errors import Deleted, NotFound, Unavailable
+from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
+from dostore.service.leases import Leases
+from dostore.service.reading import ContentReader, ShardSet
+from dostore.service.repair import Repairer
+from dostore.service.stats import Stats
+from dostore.service.sweep import OrphanSweep
+from dostore.service.writing import ContentWriter
+
+#: How often contents without a version are looked for: a write that failed is gone before 30 minutes.
+SWEEP_INTERVAL_S = 15 * 60.0
+
+
+@frozen(slots=True)
+class Readiness:
+    """Whether the store can serve.
+
+    :ivar live: nodes that can be read, of ``expected``.
+    :ivar writable: nodes that take writes.
+    :ivar detail: a sentence; says so when redundancy is less than full.
+    """
+
+    ready: bool
+    live: int
+    writable: int
+    expected: int
+    detail: str
+
+
+class ObjectStore:
+    """What a client may ask of the store, whatever protocol it speaks.
+
+    :param workers: threads for hashing and coding.
+    :param quorum: how many shards a write needs.
+    :param now: the time of day in seconds since the epoch, told in ``created``.
+    """
+
+    def __init__(
+        self,
+        cluster: ICluster,
+        metadata: IMetadataStore,
+        scheme: Scheme,
+        *,
+        workers: IWorkers,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        quorum: int | None = None,
+    ) -> None:
+        self.metadata = metadata
+        self.cluster = cluster
+        self.stats = Stats()
+        self._scheme = scheme
+        self._workers = workers
+        self._clock = clock
+        self._now = now
+        self._quorum = scheme.write_quorum if quorum is None else quorum
+        self.background = Background("dostore.store")
+        self.repairer = Repairer(
+            cluster,
+            scheme.shards,
+            workers=workers,
+            clock=clock,
+            stats=self.stats,
+            background=self.background,
+        )
+        leases = Leases()
+        self._writer = ContentWriter(
+            cluster,
+            metadata,
+            scheme,
+            self.repairer,
+            workers=workers,
+            clock=clock,
+            stats=self.stats,
+            leases=leases,
+            background=self.background,
+            quorum=self._quorum,
+        )
+        self._sweep = OrphanSweep(
+            cluster, metadata, clock=clock, leases=leases, stats=self.stats
+        )
+
+    def start(self) -> None:
+        """Begin what keeps the store healthy: the sweep, and healing now and at every return."""
+        self.cluster.watch(lambda _: self.repairer.heal())
+        self.background.run("first look", self._first_look())
+        self.background.periodic("sweep", SWEEP_INTERVAL_S, self._sweep.run, self._clock)
+
+    async def _first_look(self) -> None:
+        # In this order: what is swept need not be healed.
+        await self._sweep.run()
+        self.repairer.heal()
+
+    async def stop(self) -> None:
+        """End what :meth:`start` began."""
+        await self.background.stop(self._clock, 0.0)
+
+    # Writing
+
+    async def precheck(self, name: str, check: Check) -> None:
+        """Raise what ``check`` raises on the latest version, before a body is read for nothing."""
+        check(await self.metadata.latest(name))
+
+    async def put(
+        self,
+        name: str,
+        source: IByteSource,
+        *,
+        digest: ContentHash | None,
+        content_type: str,
+        meta: Mapping[str, str],
+        check: Check | None = None,
+    ) -> Version:
+        """Make the next version of an object from what ``source`` yields; durable on return.
+
+        :param digest: what the content's hash must be.
+        :param check: see ports.Check; holds for the very version that this one follows.
+        :raises DostoreError: no version was made and no shard is kept.
+        """
+        content = await self._writer.write(source, digest)
+        try:
+            version = await self.metadata.add(
+                Draft(name, content, self._created(), content_type, dict(meta)), check
+            )
+        except BaseException:
+            await self._writer.discard(content)
+            raise
+        self._writer.keep(content)
+        self.stats.puts += 1
+        return version
+
+    async def delete(self, name: str, check: Check | None = None) -> Version:
+        """Make a tombstone; older versions stay readable by number.
+
+        :raises NotFound: there is no such object, or it is deleted.
+        """
+
+        def exists(current: Version | None) -> None:
+            if current is None or current.deleted:
+                raise NotFound("There is no such object.")
+            if check is not None:
+                check(current)
+
+        version = await self.metadata.add(Draft(name, None, self._created()), exists)
+        self.stats.deletes += 1
+        return version
+
+    def _created(self) -> str:
+        moment = datetime.fromtimestamp(self._now(), UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    # Reading
+
+    async def find(self, name: str, number: int | None = None) -> Version:
+        """The newest version, or that of a number.
+
+        :raises NotFound: there is none.
+        :raises Deleted: it is a tombstone.
+        """
+        if number is None:
+            version = await self.metadata.latest(name)
+        else:
+            version = await self.metadata.get(name, number)
+        if version is None:
+            raise NotFound(
+                "There is no such object." if number is None else "There is no such version."
+            )
+        if version.deleted:
+            raise Deleted("The object is deleted. Older versions can be read by ?version=.")
+        return version
+
+    async def open(self, version: Version) -> ContentReader:
+        """The bytes of a version; the caller closes it.
+
+        :raises ContentLost, Unavailable: they cannot be read.
+        """
+        (content,) = version.contents
+        return await self.open_content(content)
+
+    async def open_content(self, content: Content) -> ContentReader:
+        """The bytes of a content; the caller closes it."""
+        shards = ShardSet(content, self.cluster, workers=self._workers, clock=self._clock)
+        reader = ContentReader(shards, self.repairer.after_read)
+        await reader.begin()
+        self.stats.gets += 1
+        return reader
+
+    async def locate(self, content_hash: ContentHash) -> Mapping[int, Sequence[str]]:
+        """Which nodes hold which shards.
+
+        :raises NotFound: nobody holds any.
+        """
+        held = await self.cluster.locate(content_hash)
+        if not held:
+            raise NotFound("No node holds a shard of this content.")
+        return held
+
+    async def readiness(self) -> Readiness:
+        """Whether the store can serve now."""
+        members = self.cluster.members()
+        live = sum(1 for member in members if member.live)
+        writable = sum(1 for member in members if member.writable)
+        shards = self._scheme.shards
+        detail = "All is well."
+        ready = writable >= self._quorum and live >= self._scheme.k
+        if not ready:
+            detail = (
+                f"{live} of {len(members)} nodes can be read and {writable} take writes; "
+                f"reading needs {self._scheme.k} and writing {self._quorum}."
+            )
+        elif writable < shards:
+            detail = f"Degraded: {writable} of {shards} shards of a new content can be kept."
+        elif live < len(members):
+            detail = f"Degraded: {len(members) - live} of {len(members)} nodes are away."
+        try:
+            await self.metadata.ping()
+        except Unavailable as error:
+            ready, detail = False, error.detail
+        return Readiness(ready, live, writable, len(members), detail)

@@ -1,0 +1,313 @@
+"""Repair: shards that are missing or damaged are made again, and only then called repaired."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from dostore.background import Background
+from dostore.core.model import Content
+from dostore.core.names import ContentHash
+from dostore.core.placement import homes_of_missing
+from dostore.core.stripes import Block
+from dostore.errors import BadShard, ContentLost, DostoreError
+from dostore.fanout import gather
+from dostore.ports import ICluster, IShardNode, IShardReader, IShardWriter, IWorkers
+from dostore.service.reading import BATCH_BYTES, ShardSet
+from dostore.service.stats import Stats
+
+_log = Logger()
+
+#: How many contents are repaired at the same time.
+CONCURRENCY = 2
+
+#: Contents that were read are glanced at together, this long after the first of them.
+GLANCE_DELAY_S = 0.02
+
+#: More than this wait for no glance: reads must not outrun the looking after.
+_GLANCES = 10_000
+
+
+class Repairer:
+    """Makes missing shards again, in the background, one content at a time.
+
+    What is noticed while a drive is away waits for :meth:`heal`, which finds it by itself.
+
+    :param shards: k + m of the contents that are written now.
+    :param workers: threads for decoding.
+    """
+
+    def __init__(
+        self,
+        cluster: ICluster,
+        shards: int,
+        *,
+        workers: IWorkers,
+        clock: IReactorTime,
+        stats: Stats,
+        background: Background,
+    ) -> None:
+        self._cluster = cluster
+        self._shards = shards
+        self._workers = workers
+        self._clock = clock
+        self._stats = stats
+        self._background = background
+        self._queue: deque[ContentHash] = deque()
+        self._queued: set[ContentHash] = set()
+        self._again: set[ContentHash] = set()
+        self._running = 0
+        self._glances: dict[ContentHash, Content] = {}
+        self._healing = False
+        self._heal_again = False
+
+    # Noticing
+
+    def notice(self, content_hash: ContentHash) -> None:
+        """A shard of this content is missing or damaged: have it made again, soon."""
+        if content_hash in self._queued:
+            # It may be past the shard that was found missing just now.
+            self._again.add(content_hash)
+            return
+        self._queued.add(content_hash)
+        self._queue.append(content_hash)
+        if self._running < CONCURRENCY:
+            self._running += 1
+            self._background.run("repair", self._work())
+
+    def after_read(self, shards: ShardSet) -> None:
+        """A content was read: repair what was met, and glance at the shards that were not."""
+        if shards.faulty or shards.slow:
+            self._stats.degraded_reads += 1
+            self._stats.damaged_shards += len(shards.faulty)
+        if shards.faulty:
+            self.notice(shards.content.hash)
+        elif len(self._glances) < _GLANCES:
+            if not self._glances:
+                self._background.run("glance", self._glance())
+            self._glances[shards.content.hash] = shards.content
+
+    async def _glance(self) -> None:
+        """Look whether the shards of what was read are all there, many contents at once."""
+        await deferLater(self._clock, GLANCE_DELAY_S)
+        glances, self._glances = self._glances, {}
+        wanted: dict[str, list[tuple[Content, int]]] = {}
+        for content in glances.values():
+            held = await self._cluster.locate(content.hash)
+            if len(held) < content.scheme.shards:
+                self.notice(content.hash)
+            for index, addresses in held.items():
+                wanted.setdefault(addresses[0], []).append((content, index))
+        nodes = {m.address: m.node for m in self._cluster.members() if m.live}
+        outcomes = await gather(
+            [nodes[address].glance(pairs) for address, pairs in wanted.items() if address in nodes]
+        )
+        for outcome in outcomes:
+            if outcome.ok:
+                for content, _ in outcome.value:
+                    self.notice(content.hash)
+            else:
+                _log.info("A node could not be glanced at: {error}", error=outcome.error)
+
+    # Healing everything
+
+    def heal(self) -> None:
+        """Look through all nodes for contents with shards missing; have them repaired.
+
+        For a start, and for whenever a node is back.
+        """
+        if self._healing:
+            self._heal_again = True
+            return
+        self._healing = True
+        self._background.run("heal", self._heal())
+
+    async def _heal(self) -> None:
+        try:
+            while True:
+                self._heal_again = False
+                for page in range(256):
+                    await self._heal_page(page)
+                    # A page may hold thousands: let others have a turn.
+                    await deferLater(self._clock, 0)
+                if not self._heal_again:
+                    return
+        finally:
+            self._healing = False
+
+    async def _heal_page(self, page: int) -> None:
+        members = [m for m in self._cluster.members() if m.live]
+        outcomes = await gather([m.node.inventory(page) for m in members])
+        counts: dict[ContentHash, set[int]] = {}
+        for outcome in outcomes:
+            if outcome.ok:
+                for content_hash, indexes in outcome.value.items():
+                    counts.setdefault(content_hash, set()).update(indexes)
+        # A node has one shard of a content, so with fewer nodes than shards some cannot be made.
+        possible = min(self._shards, sum(1 for member in members if member.writable))
+        for content_hash, found in counts.items():
+            if len(found) < possible:
+                self.notice(content_hash)
+
+    # Finding whole contents
+
+    async def find_whole(self, content_hash: ContentHash) -> Content | None:
+        """The content, when all of its shards are there with sound footers; else None."""
+        held = await self._cluster.locate(content_hash)
+        if not held:
+            return None
+        readers = await self._open_all(content_hash, held)
+        content = _agreed(readers)
+        await gather([reader.close() for reader in readers.values()])
+        if content is None or len(readers) < content.scheme.shards:
+            return None
+        return content
+
+    async def _open_all(
+        self, content_hash: ContentHash, held: Mapping[int, Sequence[str]]
+    ) -> dict[int, IShardReader]:
+        """Every shard of a content that opens, by index."""
+        members = {m.address: m for m in self._cluster.members() if m.live}
+        pairs = [
+            (index, members[address].node)
+            for index, addresses in held.items()
+            for address in islice((a for a in addresses if a in members), 1)
+        ]
+        outcomes = await gather([node.open(content_hash, index) for index, node in pairs])
+        return {
+            index: outcome.value
+            for (index, _), outcome in zip(pairs, outcomes, strict=True)
+            if outcome.ok
+        }
+
+    # Repairing one content
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                content_hash = self._queue.popleft()
+                try:
+                    await self.repair(content_hash)
+                except DostoreError as error:
+                    self._stats.failed_repairs += 1
+                    _log.warn("{hash} is not repaired: {error}", hash=content_hash, error=error)
+                finally:
+                    self._queued.discard(content_hash)
+                if content_hash in self._again:
+                    self._again.discard(content_hash)
+                    self.notice(content_hash)
+        finally:
+            self._running -= 1
+
+    async def repair(self, content_hash: ContentHash) -> int:
+        """Make the shards of a content that are missing, as far as there are nodes for them.
+
+        :returns: how many were made, read back and found right.
+        :raises ContentLost: fewer than k are left.
+        :raises DostoreError: a node failed on the way; nothing of this attempt is left.
+        """
+        # Each round without success has met one more damaged shard, so there are at most n.
+        for _ in range(256):
+            held = await self._cluster.locate(content_hash)
+            readers = await self._open_all(content_hash, held)
+            content = _agreed(readers)
+            await gather([reader.close() for reader in readers.values()])
+            if content is None:
+                raise ContentLost("No shard is left.", found=0, needed=1)
+            sound = {index: held[index] for index in readers}
+            if len(sound) < content.scheme.k:
+                self._stats.lost_contents += 1
+                raise ContentLost(
+                    f"{len(sound)} of {content.scheme.shards} shards are there; "
+                    f"{content.scheme.k} are needed.",
+                    found=len(sound),
+                    needed=content.scheme.k,
+                )
+            targets = self._targets(content, sound)
+            if not targets:
+                return 0
+            if await self._make(content, targets):
+                await self._verify(content, targets)
+                self._stats.repaired_shards += len(targets)
+                _log.info(
+                    "{hash}: shards {indexes} made again and verified",
+                    hash=content_hash,
+                    indexes=sorted(targets),
+                )
+                return len(targets)
+        raise BadShard("Shards go bad faster than they can be made.")
+
+    def _targets(
+        self, content: Content, sound: Mapping[int, Sequence[str]]
+    ) -> dict[int, IShardNode]:
+        members = {m.address: m for m in self._cluster.members()}
+        usable = {address for address, member in members.items() if member.writable}
+        placed = homes_of_missing(content.hash, members, usable, sound, content.scheme.shards)
+        return {index: members[address].node for index, address in placed.items()}
+
+    async def _make(self, content: Content, targets: Mapping[int, IShardNode]) -> bool:
+        """Write the target shards; False when another damaged shard was met on the way."""
+        scheme = content.scheme
+        shards = ShardSet(content, self._cluster, workers=self._workers, clock=self._clock)
+        await shards.locate()
+        shards.faulty |= set(targets)
+        met = set(shards.faulty)
+        writers: dict[int, IShardWriter] = {}
+        try:
+            for index, node in targets.items():
+                writers[index] = await node.begin(index, scheme)
+            batch = max(1, BATCH_BYTES // scheme.stripe_size)
+            stripes = scheme.stripe_count(content.size)
+            for first in range(0, stripes, batch):
+                blocks = await shards.read_stripes(first, min(batch, stripes - first))
+                if shards.faulty - met:
+                    return False
+                rebuilt = await shards.rebuild(blocks, sorted(targets))
+                await _all(writer.write(_column(rebuilt, i)) for i, writer in writers.items())
+            await _all(writer.commit(content) for writer in writers.values())
+        finally:
+            await shards.close()
+            # Does nothing to those that were committed.
+            await gather([writer.abort() for writer in writers.values()])
+        return True
+
+    async def _verify(self, content: Content, targets: Mapping[int, IShardNode]) -> None:
+        """Read every block of the new shards back.
+
+        :raises DostoreError: one is not right; it is discarded by its node.
+        """
+        stripes = content.scheme.stripe_count(content.size)
+        # As many blocks of one shard as a batch has of all.
+        step = max(1, BATCH_BYTES // content.scheme.block_size)
+        for index, node in targets.items():
+            reader = await node.open(content.hash, index)
+            try:
+                for first in range(0, stripes, step):
+                    await reader.read(first, min(step, stripes - first))
+            finally:
+                await reader.close()
+
+
+def _agreed(readers: Mapping[int, IShardReader]) -> Content | None:
+    """What most of the open shards say that the content is."""
+    votes: dict[Content, int] = {}
+    for reader in readers.values():
+        votes[reader.info.content] = votes.get(reader.info.content, 0) + 1
+    return max(votes, key=lambda content: votes[content]) if votes else None
+
+
+def _column(stripes: Sequence[Mapping[int, Block]], index: int) -> list[Block]:
+    return [stripe[index] for stripe in stripes]
+
+
+async def _all(coros: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all; raise the first error when all have ended."""
+    for outcome in await gather(coros):
+        if outcome.error is not None:
+            raise outcome.error

@@ -1,0 +1,91 @@
+"""The sweep for orphans: contents that no version refers to are moved to garbage."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from dostore.core.names import ContentHash
+from dostore.errors import ContentLost, DostoreError, ShardMissing
+from dostore.fanout import gather
+from dostore.ports import ICluster, IMetadataStore, Member
+from dostore.service.leases import Leases
+from dostore.service.stats import Stats
+
+_log = Logger()
+
+#: Hashes asked of the metadata store at a time.
+_BATCH = 500
+
+
+class OrphanSweep:
+    """Removes what writes that did not end left in ``objects/``.
+
+    A content is spared that is leased, or older than the metadata store itself: its versions may have
+    been in another that was lost, and the shards are all that is left of them.
+    """
+
+    def __init__(
+        self,
+        cluster: ICluster,
+        metadata: IMetadataStore,
+        *,
+        clock: IReactorTime,
+        leases: Leases,
+        stats: Stats,
+    ) -> None:
+        self._cluster = cluster
+        self._metadata = metadata
+        self._clock = clock
+        self._leases = leases
+        self._stats = stats
+
+    async def run(self) -> int:
+        """Go through all contents once; how many were removed."""
+        removed = 0
+        for page in range(256):
+            members = [m for m in self._cluster.members() if m.live]
+            hashes: set[ContentHash] = set()
+            for outcome in await gather([m.node.inventory(page) for m in members]):
+                if outcome.ok:
+                    hashes.update(outcome.value)
+            ordered = sorted(hashes)
+            for at in range(0, len(ordered), _BATCH):
+                removed += await self._sweep(ordered[at : at + _BATCH], members)
+            await deferLater(self._clock, 0)
+        if removed:
+            _log.info("{removed} contents without a version were removed", removed=removed)
+        return removed
+
+    async def _sweep(self, hashes: Collection[ContentHash], members: Sequence[Member]) -> int:
+        removed = 0
+        for content_hash in set(hashes) - await self._metadata.referenced(hashes):
+            if self._leases.begin_removal(content_hash):
+                try:
+                    removed += await self._remove(content_hash, members)
+                except DostoreError as error:
+                    _log.warn("{hash} is not removed: {error}", hash=content_hash, error=error)
+                finally:
+                    self._leases.end_removal(content_hash)
+        self._stats.collected_contents += removed
+        return removed
+
+    async def _remove(self, content_hash: ContentHash, members: Sequence[Member]) -> bool:
+        # Asked again now that nobody can come to refer to it.
+        if await self._metadata.referenced([content_hash]):
+            return False
+        if await self._modified(content_hash, members) < await self._metadata.created():
+            return False
+        await gather([m.node.delete(content_hash) for m in members])
+        return True
+
+    async def _modified(self, content_hash: ContentHash, members: Sequence[Member]) -> float:
+        outcomes = await gather([m.node.modified(content_hash) for m in members])
+        times = [outcome.value for outcome in outcomes if outcome.ok]
+        unknown = [o for o in outcomes if o.error and not isinstance(o.error, ShardMissing)]
+        if unknown or not times:
+            raise ContentLost("Its age cannot be told now.", found=len(times), needed=1)
+        return max(times)

@@ -1,0 +1,394 @@
+"""Writing contents: a stream to shards on their nodes, and back out again when it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from dostore.background import Background
+from dostore.core.model import Content
+from dostore.core.names import ContentHash
+from dostore.core.placement import homes, homes_of_missing
+from dostore.core.scheme import Scheme
+from dostore.core.stripes import Block, StripeCoder
+from dostore.errors import DigestMismatch, DostoreError, NoSpace, QuorumNotMet
+from dostore.fanout import Outcome, gather, gather_quorum
+from dostore.ports import IByteSource, ICluster, IMetadataStore, IShardNode, IShardWriter, IWorkers
+from dostore.service.leases import Leases
+from dostore.service.repair import Repairer
+from dostore.service.stats import Stats
+
+_log = Logger()
+
+#: Bytes of content that are hashed, encoded and written at a time.
+BATCH_BYTES = 1 << 20
+
+#: Up to this, hashing and encoding (some 10 us) cost less than the hop to a thread that saves them.
+INLINE_BYTES = 32 * 1024
+
+#: How long the slower nodes get when enough others have done their part.
+WRITE_GRACE_S = 5.0
+
+
+@frozen(slots=True)
+class _Batch:
+    """Whole stripes of a content: what is hashed, encoded and written at a time."""
+
+    data: bytes
+    shards: list[list[Block]]
+
+
+class ContentWriter:
+    """Stores contents. A content that was written is leased until :meth:`keep` or :meth:`discard`.
+
+    :param workers: threads for hashing and encoding.
+    :param quorum: how many shards a write needs, from k to k + m.
+    """
+
+    def __init__(
+        self,
+        cluster: ICluster,
+        metadata: IMetadataStore,
+        scheme: Scheme,
+        repairer: Repairer,
+        *,
+        workers: IWorkers,
+        clock: IReactorTime,
+        stats: Stats,
+        leases: Leases,
+        background: Background,
+        quorum: int,
+    ) -> None:
+        self._cluster = cluster
+        self._metadata = metadata
+        self._scheme = scheme
+        self._coder = StripeCoder(scheme)
+        self._repairer = repairer
+        self._workers = workers
+        self._clock = clock
+        self._stats = stats
+        self._leases = leases
+        self._background = background
+        self._quorum = quorum
+        self._batch_bytes = max(1, BATCH_BYTES // scheme.stripe_size) * scheme.stripe_size
+
+    def require_quorum(self) -> None:
+        """Refuse a write that cannot succeed, before its body is read.
+
+        :raises QuorumNotMet: fewer nodes take shards than a write needs.
+        """
+        members = self._cluster.members()
+        usable = [member.address for member in members if member.writable]
+        if len(usable) < self._quorum:
+            raise QuorumNotMet(
+                f"{len(usable)} of {len(members)} nodes take writes now; a write needs "
+                f"{self._quorum}. Try again when more are back.",
+                outcomes={m.address: "away" for m in members if not m.writable},
+            )
+
+    async def write(self, source: IByteSource, digest: ContentHash | None) -> Content:
+        """Store what the source yields, on at least a quorum of nodes, durably.
+
+        :param digest: what the content's hash must be.
+        :returns: the content, leased.
+        :raises DigestMismatch: it is not that; nothing is kept.
+        :raises QuorumNotMet, NoSpace: too few nodes took their shard; nothing is kept.
+        """
+        self.require_quorum()
+        head = await source.read(self._batch_bytes)
+        if len(head) < self._batch_bytes:
+            return await self._write_small(head, digest)
+        if digest is not None and await self._repairer.find_whole(digest) is not None:
+            return await self._hash_only(head, source, digest)
+        return await self._write_large(head, source, digest)
+
+    def keep(self, content: Content) -> None:
+        """A version refers to the content now."""
+        self._leases.release(content.hash)
+
+    async def discard(self, content: Content) -> None:
+        """No version was made: remove the content, unless another refers to it."""
+        self._leases.release(content.hash)
+        await self._remove_unless_referenced(content.hash)
+
+    async def _remove_unless_referenced(self, content_hash: ContentHash) -> None:
+        if not self._leases.begin_removal(content_hash):
+            # Whoever holds it either refers to it or removes it.
+            return
+        try:
+            if not await self._metadata.referenced([content_hash]):
+                await gather(
+                    [m.node.delete(content_hash) for m in self._cluster.members() if m.live]
+                )
+        except DostoreError as error:
+            # The sweep for contents without a version finds it later.
+            _log.warn("{hash} is left for the sweep: {error}", hash=content_hash, error=error)
+        finally:
+            self._leases.end_removal(content_hash)
+
+    # Small contents: all of it is here before anything is written.
+
+    async def _write_small(self, data: bytes, digest: ContentHash | None) -> Content:
+        content_hash = await self._hash(data)
+        self._compare(content_hash, digest)
+        await self._leases.hold(content_hash)
+        try:
+            return await self._write_whole(data, content_hash)
+        except BaseException:
+            self._leases.release(content_hash)
+            self._background.run("remove", self._remove_unless_referenced(content_hash))
+            raise
+
+    async def _write_whole(self, data: bytes, content_hash: ContentHash) -> Content:
+        content = await self._repairer.find_whole(content_hash)
+        if content is not None and content.size == len(data):
+            await self._renew(content)
+            return content
+        content = Content(content_hash, len(data), self._scheme)
+        shards = (await self._encode(data)).shards
+        held = await self._cluster.locate(content_hash)
+        members = {m.address: m for m in self._cluster.members()}
+        usable = {address for address, member in members.items() if member.writable}
+        if held:
+            # Part of it is here. What is there is written again in place, for it may be damaged.
+            placed = homes_of_missing(content_hash, members, usable, held, self._scheme.shards)
+            placed |= {
+                index: holders[0] for index, holders in held.items() if holders[0] in usable
+            }
+        else:
+            placed = homes(content_hash, members, usable, self._scheme.shards)
+        nodes = {index: members[address].node for index, address in placed.items()}
+        outcomes = await gather_quorum(
+            [node.put(content, index, shards[index]) for index, node in nodes.items()],
+            need=self._quorum,
+            grace_s=WRITE_GRACE_S,
+            clock=self._clock,
+        )
+        self._judge(content, nodes, outcomes)
+        return content
+
+    async def _hash(self, data: bytes) -> ContentHash:
+        if len(data) <= INLINE_BYTES:
+            return ContentHash(hashlib.sha256(data).digest())
+        return ContentHash(await self._workers.run(lambda: hashlib.sha256(data).digest()))
+
+    async def _encode(self, data: bytes) -> _Batch:
+        if len(data) <= INLINE_BYTES:
+            return _Batch(data, self._coder.encode(data))
+        return _Batch(data, await self._workers.run(self._coder.encode, data))
+
+    # Large contents: hashed, encoded and written while they arrive.
+
+    async def _write_large(
+        self, head: bytes, source: IByteSource, digest: ContentHash | None
+    ) -> Content:
+        # Without a digest nobody knows yet which nodes are this content's; any choice is found again.
+        place = digest or ContentHash(secrets.token_bytes(32))
+        members = {m.address: m for m in self._cluster.members()}
+        usable = {address for address, member in members.items() if member.writable}
+        placed = homes(place, members, usable, self._scheme.shards)
+        nodes = {index: members[address].node for index, address in placed.items()}
+        stream = _ShardStream(nodes, self._scheme, self._quorum, self._clock, self._background)
+        leased: ContentHash | None = None
+        try:
+            await stream.begin()
+            size, content_hash = await self._pump(head, source, stream)
+            self._compare(content_hash, digest)
+            await self._leases.hold(content_hash)
+            leased = content_hash
+            whole = await self._repairer.find_whole(content_hash)
+            if whole is not None and whole.size == size:
+                stream.abort()
+                await self._renew(whole)
+                return whole
+            content = Content(content_hash, size, self._scheme)
+            outcomes = await stream.commit(content)
+            self._judge(content, nodes, outcomes)
+            return content
+        except BaseException:
+            stream.abort()
+            if leased is not None:
+                self._leases.release(leased)
+                self._background.run("remove", self._remove_unless_referenced(leased))
+            raise
+
+    async def _pump(
+        self, head: bytes, source: IByteSource, stream: _ShardStream
+    ) -> tuple[int, ContentHash]:
+        """Hash and write all that comes, reading one batch while the one before is on its way."""
+        hasher = hashlib.sha256()
+        size, data = 0, head
+        while data:
+            size += len(data)
+            read, hashed, written = await gather(
+                [source.read(self._batch_bytes), self._update(hasher, data), self._send(data, stream)]
+            )
+            for outcome in (read, hashed, written):
+                if outcome.error is not None:
+                    raise outcome.error
+            data = read.value or b""
+        return size, ContentHash(hasher.digest())
+
+    async def _update(self, hasher: hashlib._Hash, data: bytes) -> None:
+        await self._workers.run(hasher.update, data)
+
+    async def _send(self, data: bytes, stream: _ShardStream) -> None:
+        await stream.write((await self._encode(data)).shards)
+
+    async def _hash_only(
+        self, head: bytes, source: IByteSource, digest: ContentHash
+    ) -> Content:
+        """The content is stored: only prove that the body is what its digest says."""
+        await self._leases.hold(digest)
+        try:
+            hasher = hashlib.sha256()
+            size, data = 0, head
+            while data:
+                size += len(data)
+                await self._workers.run(hasher.update, data)
+                data = await source.read(self._batch_bytes)
+            self._compare(ContentHash(hasher.digest()), digest)
+            content = await self._repairer.find_whole(digest)
+            if content is None or content.size != size:
+                raise QuorumNotMet("The stored content was lost meanwhile. Send it again.")
+            await self._renew(content)
+        except BaseException:
+            self._leases.release(digest)
+            raise
+        return content
+
+    # Judging
+
+    @staticmethod
+    def _compare(found: ContentHash, wanted: ContentHash | None) -> None:
+        if wanted is not None and found != wanted:
+            raise DigestMismatch(
+                f"The body's SHA-256 is {found}, not {wanted} as its Digest header says. "
+                "Send it again."
+            )
+
+    async def _renew(self, content: Content) -> None:
+        self._stats.deduplicated += 1
+        await gather([m.node.renew(content.hash) for m in self._cluster.members() if m.live])
+
+    def _judge(
+        self,
+        content: Content,
+        nodes: Mapping[int, IShardNode],
+        outcomes: Sequence[Outcome[None] | None],
+    ) -> None:
+        """Raise unless a quorum of the shards is there; have the others made when one is."""
+        done = sum(1 for outcome in outcomes if outcome is not None and outcome.ok)
+        if done < self._quorum:
+            raise refusal(dict(zip(nodes.values(), outcomes, strict=True)), done, self._quorum)
+        if done < self._scheme.shards:
+            self._stats.degraded_writes += 1
+            self._repairer.notice(content.hash)
+
+
+def refusal(
+    outcomes: Mapping[IShardNode, Outcome[None] | None], done: int, quorum: int
+) -> DostoreError:
+    """The error for a write that too few nodes took."""
+    failed = {
+        node.address: "no answer" if outcome is None else str(outcome.error)
+        for node, outcome in outcomes.items()
+        if outcome is None or not outcome.ok
+    }
+    full = [
+        node.address
+        for node, outcome in outcomes.items()
+        if outcome is not None and isinstance(outcome.error, NoSpace)
+    ]
+    text = f"{done} nodes took their shard; a write needs {quorum}."
+    if full and done + len(full) >= quorum:
+        return NoSpace(f"{text} {', '.join(full)} have no space left. Free some or add drives.")
+    return QuorumNotMet(
+        f"{text} Failed: {', '.join(sorted(failed))}. Try again later.", outcomes=failed
+    )
+
+
+class _ShardStream:
+    """The shards of one content that are being written, less those whose node failed."""
+
+    def __init__(
+        self,
+        nodes: Mapping[int, IShardNode],
+        scheme: Scheme,
+        quorum: int,
+        clock: IReactorTime,
+        background: Background,
+    ) -> None:
+        self._nodes = nodes
+        self._scheme = scheme
+        self._quorum = quorum
+        self._clock = clock
+        self._background = background
+        self._writers: dict[int, IShardWriter] = {}
+        self._failed: dict[int, Outcome[None]] = {}
+
+    async def begin(self) -> None:
+        """Open a temporary shard on every node."""
+        outcomes = await gather(
+            [node.begin(index, self._scheme) for index, node in self._nodes.items()]
+        )
+        for index, outcome in zip(self._nodes, outcomes, strict=True):
+            if outcome.ok:
+                self._writers[index] = outcome.value
+            else:
+                self._failed[index] = Outcome(None, outcome.error)
+        self._require()
+
+    async def write(self, shards: Sequence[Sequence[Block]]) -> None:
+        """Append blocks to each shard. A node that fails or lags is left out from here on."""
+        writers = dict(self._writers)
+        outcomes = await gather_quorum(
+            [writer.write(shards[index]) for index, writer in writers.items()],
+            need=self._quorum,
+            grace_s=WRITE_GRACE_S,
+            clock=self._clock,
+        )
+        for index, outcome in zip(writers, outcomes, strict=True):
+            if outcome is None or not outcome.ok:
+                self._drop(index, outcome)
+        self._require()
+
+    async def commit(self, content: Content) -> list[Outcome[None] | None]:
+        """Commit every shard that is left; the outcome of each node, in the nodes' order."""
+        writers = dict(self._writers)
+        outcomes = await gather_quorum(
+            [writer.commit(content) for writer in writers.values()],
+            need=self._quorum,
+            grace_s=WRITE_GRACE_S,
+            clock=self._clock,
+        )
+        by_index = dict(zip(writers, outcomes, strict=True))
+        for index, outcome in by_index.items():
+            if outcome is None or not outcome.ok:
+                self._drop(index, outcome)
+        return [by_index.get(index, self._failed.get(index)) for index in self._nodes]
+
+    def abort(self) -> None:
+        """Drop what is not committed. A node that hangs is not waited for."""
+        for index in list(self._writers):
+            self._drop(index, None)
+
+    def _drop(self, index: int, outcome: Outcome[None] | None) -> None:
+        writer = self._writers.pop(index)
+        error = None if outcome is None else outcome.error
+        self._failed[index] = Outcome(None, error or QuorumNotMet("no answer"))
+        self._background.run("abort", writer.abort())
+
+    def _require(self) -> None:
+        if len(self._writers) < self._quorum:
+            raise refusal(
+                {node: self._failed.get(index) for index, node in self._nodes.items()
+                 if index not in self._writers},
+                len(self._writers),
+                self._quorum,
+            )
