@@ -68,6 +68,7 @@ class Store:
 
     :ivar folder: STORAGE_ROOT; it is made when it is missing and never removed here.
     :ivar port: the same after a restart.
+    :ivar environ: all environment variables of its process.
     :param options: for ``twistd dostore-api``, besides those for the port and the folder.
     :param environ: environment variables for it.
     :param twistd: the program; by default this environment's, with this checkout's dostore.
@@ -87,10 +88,10 @@ class Store:
         self.log_path = self.folder.with_name(self.folder.name + ".log")
         self.process: subprocess.Popen[bytes] | None = None
         inherited = {key: val for key, val in os.environ.items() if not key.startswith(_OURS)}
-        self._environ = inherited | dict(environ or {})
+        self.environ = inherited | dict(environ or {})
         if twistd is None:
             self._twistd = str(Path(sys.executable).parent / "twistd")
-            self._environ["PYTHONPATH"] = str(ROOT)
+            self.environ["PYTHONPATH"] = str(ROOT)
         else:
             self._twistd = twistd
 
@@ -130,7 +131,7 @@ class Store:
             self.process = subprocess.Popen(
                 self.command(),
                 cwd=self.folder.parent,
-                env=self._environ,
+                env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -242,7 +243,9 @@ class Store:
 
     def connect(self, timeout_s: float = 60.0) -> http.client.HTTPConnection:
         """A connection of one's own, for requests in parts or several after each other."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        return http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=timeout_s, blocksize=1 << 18
+        )
 
     def request(
         self,
