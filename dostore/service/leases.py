@@ -27,6 +27,10 @@ class Leases:
             await waiter
         self._held[content_hash] += 1
 
+    def held(self, content_hash: ContentHash) -> bool:
+        """Whether somebody is writing this content, or about to refer to it."""
+        return self._held[content_hash] > 0
+
     def release(self, content_hash: ContentHash) -> None:
         """Give a hold back."""
         self._held[content_hash] -= 1

@@ -69,15 +69,16 @@ class ObjectStore:
         self._now = now
         self._quorum = scheme.write_quorum if quorum is None else quorum
         self.background = Background("dostore.store")
+        leases = Leases()
         self.repairer = Repairer(
             cluster,
             scheme.shards,
             workers=workers,
             clock=clock,
             stats=self.stats,
+            leases=leases,
             background=self.background,
         )
-        leases = Leases()
         self._writer = ContentWriter(
             cluster,
             metadata,

@@ -19,6 +19,7 @@ from dostore.core.stripes import Block
 from dostore.errors import BadShard, ContentLost, DostoreError
 from dostore.fanout import gather
 from dostore.ports import ICluster, IShardNode, IShardReader, IShardWriter, IWorkers
+from dostore.service.leases import Leases
 from dostore.service.reading import BATCH_BYTES, ShardSet
 from dostore.service.stats import Stats
 
@@ -51,9 +52,11 @@ class Repairer:
         workers: IWorkers,
         clock: IReactorTime,
         stats: Stats,
+        leases: Leases,
         background: Background,
     ) -> None:
         self._cluster = cluster
+        self._leases = leases
         self._shards = shards
         self._workers = workers
         self._clock = clock
@@ -152,7 +155,8 @@ class Repairer:
         # A node has one shard of a content, so with fewer nodes than shards some cannot be made.
         possible = min(self._shards, sum(1 for member in members if member.writable))
         for content_hash, found in counts.items():
-            if len(found) < possible:
+            # The shards of a content that is being written are not missing, only not there yet.
+            if len(found) < possible and not self._leases.held(content_hash):
                 self.notice(content_hash)
 
     # Finding whole contents
