@@ -117,6 +117,23 @@ def look(folder: str, files: Files) -> Marker | Found:
     return Found.STRANGE if names else Found.EMPTY
 
 
+def require_ours(
+    what: Marker | Found, store: str | None, scheme: Scheme, folder: str
+) -> Marker | None:
+    """The marker of a drive of this store; None for a folder that may become one.
+
+    :raises ConfigError: it is another store's, cut differently, or somebody's own files.
+    """
+    if isinstance(what, Marker):
+        what.require(store, scheme, folder)
+        return what
+    if what is Found.STRANGE:
+        raise ConfigError(
+            f"{folder} {what.value}. Give dostore empty folders, or those that it made."
+        )
+    return None
+
+
 def write(folder: str, marker: Marker, files: Files) -> None:
     """Make a folder a drive of the store. Blocks."""
     files.write_durably(os.path.join(folder, FILE_NAME), marker.to_bytes())

@@ -173,12 +173,7 @@ class DriveSet:
             self._clock,
             lambda: OSError(0, "it hangs"),
         )
-        if isinstance(what, Marker):
-            what.require(None, self._scheme, drive.folder)
-        elif what is Found.STRANGE:
-            raise ConfigError(
-                f"{drive.folder} holds other files. Give dostore empty folders, or its own."
-            )
+        drive_marker.require_ours(what, None, self._scheme, drive.folder)
         return what
 
     def _identify(self, found: Sequence[tuple[Drive, Marker | Found]]) -> None:
