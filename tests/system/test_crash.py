@@ -74,7 +74,7 @@ class CrashTests(BlockingStoreTestCase):
     def check_versions(
         self, store: Store, acknowledged: dict[tuple[str, int], str], sent: set[str]
     ) -> None:
-        """No number is skipped, no body is one that was not sent, and none that was promised lacks."""
+        """Numbers have no gaps, bodies are such as were sent, and no promised version lacks."""
         found: dict[tuple[str, int], str] = {}
         for name in NAMES:
             answer = store.request("GET", f"/versions/{name}")
