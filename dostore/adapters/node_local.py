@@ -241,7 +241,7 @@ class DriveNode:
         if name is None:
             name = await self._bring_back(content_hash, index)
         try:
-            shard = await self.workers.run(self.store.open, name)
+            shard = self.store.open_cached(name) or await self.workers.run(self.store.open, name)
         except BadShard:
             await self._set_aside(name)
             raise
