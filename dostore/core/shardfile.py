@@ -1,4 +1,4 @@
-"""The shard file: blocks, then a footer that describes them. ``docs/shard-format.rst`` is normative.
+"""The shard file: blocks, then a footer that describes them. See ``docs/shard-format.rst``.
 
 ::
 
@@ -8,8 +8,8 @@
     entry   = stored length (u32), check (16 bytes)
     page reference = offset (u64), check (16 bytes)
 
-Numbers are little-endian, checks are XXH3-128. The pages between the blocks keep the footer, and with it
-the memory of a writer and of a reader, small however large the shard: a footer of 100 GB has 10 KB.
+Numbers are little-endian, checks are XXH3-128. The pages between the blocks keep the footer, and
+with it the memory of a writer and of a reader, small: a shard of 100 GB has one of at most 57 KB.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ MAGIC = b"DOSTSHRD"
 
 _ENTRY = struct.Struct("<I16s")
 _REFERENCE = struct.Struct("<Q16s")
-#: magic, major, minor, k, m, index, compression, block size, entries, pages, content size, content hash
+#: magic, major, minor, k, m, index, compression, block size, entries, pages, content size, content
+#: hash, check of all before it in the footer
 _TRAILER = struct.Struct("<8sHHBBBBIIIQ32s16s")
 
 PAGE_BLOCKS = 1024
@@ -108,10 +109,15 @@ class ShardFileBuilder:
 
         :raises ValueError: the blocks are not a shard of such a content.
         """
-        if self._scheme != content.scheme or self._blocks != self._scheme.stripe_count(
-            content.size
+        plain = self._offset - len(self._references) * PAGE_BYTES
+        if (self._scheme, self._blocks, plain) != (
+            content.scheme,
+            content.scheme.stripe_count(content.size),
+            content.scheme.shard_size(content.size),
         ):
-            raise ValueError(f"{self._blocks} blocks are no shard of {content.size} bytes")
+            raise ValueError(
+                f"{self._blocks} blocks of {plain} bytes are no shard of {content.size} bytes"
+            )
         body = b"".join(self._entries) + b"".join(self._references)
         head = _TRAILER.pack(
             MAGIC,
@@ -129,8 +135,8 @@ class ShardFileBuilder:
             bytes(CHECK_BYTES),
         )[:-CHECK_BYTES]
         footer = body + head + check_of(body + head)
-        # A shard of one block is named by its bytes, so that it can be told by sha256sum and the name
-        # is the same whatever the format; a longer one by its checks, which costs no second SHA-256.
+        # A shard of one block is named by its bytes, so that sha256sum can tell it and the name is
+        # the same whatever the format; a longer one by its checks, which costs no second SHA-256.
         digest = (
             self._hash.digest() if self._blocks > 1 else hashlib.sha256(self._first or b"").digest()
         )
@@ -242,15 +248,18 @@ def parse_footer(footer: bytes, file_size: int) -> Footer:
     :raises BadShard: a byte of it was changed, or the file was cut or grown.
     :raises NewerFormat: it is whole, but of a format that this program does not know.
     """
-    if check_of(footer[:-CHECK_BYTES]) != footer[-CHECK_BYTES:]:
+    if (
+        footer_size(footer[-TRAILER_BYTES:]) != len(footer)
+        or check_of(footer[:-CHECK_BYTES]) != footer[-CHECK_BYTES:]
+    ):
         raise BadShard("The footer does not match its check.")
     (_, major, _, k, m, index, compression, block_size, entries, pages, size, digest, _) = (
         _TRAILER.unpack_from(footer, len(footer) - TRAILER_BYTES)
     )
     if major != MAJOR or compression != PLAIN:
         raise NewerFormat(
-            f"The shard has format {major} with compression {compression}; this program reads format "
-            f"{MAJOR}. Upgrade dostore on this machine."
+            f"The shard has format {major} with compression {compression}; this program reads "
+            f"format {MAJOR}. Upgrade dostore on this machine."
         )
     try:
         scheme = Scheme(k, m, block_size)
@@ -258,14 +267,14 @@ def parse_footer(footer: bytes, file_size: int) -> Footer:
         raise BadShard(f"The footer's scheme is impossible: {error}") from error
     at = entries * _ENTRY.size
     references = footer[at : at + pages * _REFERENCE.size]
-    start = 0
-    if pages:
-        start = _REFERENCE.unpack_from(references, (pages - 1) * _REFERENCE.size)[0] + PAGE_BYTES
+    page_ends = [offset + PAGE_BYTES for offset, _ in _REFERENCE.iter_unpack(references)]
+    start = page_ends[-1] if page_ends else 0
     last = _page(pages * PAGE_BLOCKS, start, footer[:at])
     if (
         index >= scheme.shards
         or pages * PAGE_BLOCKS + entries != scheme.stripe_count(size)
         or last.offsets[-1] + len(footer) != file_size
+        or max(page_ends, default=0) > file_size
     ):
         raise BadShard("The footer does not describe this file.")
     content = Content(ContentHash(digest), size, scheme)
