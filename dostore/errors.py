@@ -1,8 +1,9 @@
 """The one error tree: every failure that a caller may meet is one of these.
 
-Each class carries the HTTP ``status`` that tells it best and whether the same call may succeed later
-(``retryable``); only the web layer reads them. ``detail`` is one or two sentences for the person who
-made the call: what is wrong, and what to do. It never holds a secret or a path of the server.
+Each class carries the HTTP ``status`` that tells it best and whether the same call may succeed
+later (``retryable``); only the web layer reads them. ``detail`` is one or two sentences for the
+person who made the call: what is wrong, and what to do. It never holds a secret or a path of the
+server.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The ports: what the service asks of metadata, of the cluster and of a node.
 
-Each has an adapter for one machine, which is also the fake of the service's tests, and later one for a
-cluster; ``tests/contract`` states the promises below as tests and runs them against every adapter.
+Each has an adapter for one machine, which is also the fake of the service's tests, and later one
+for a cluster; ``tests/contract`` states the promises below as tests and runs them against every
+adapter.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class IMetadataStore(Interface):
     async def add(draft: Draft, check: Check | None = None) -> Version:
         """Make the next version of ``draft.name`` and number it.
 
-        ``check`` is applied to the very version that this one follows; its error is raised as is and
-        nothing is written.
+        ``check`` is applied to the very version that this one follows; its error is raised as is
+        and nothing is written.
         """
 
     async def latest(name: str) -> Version | None:
@@ -96,8 +97,8 @@ class IMetadataStore(Interface):
         """Those of ``hashes`` that some version refers to."""
 
     async def created() -> float:
-        """When this store of versions began, in seconds since the epoch. Contents that are older may
-        belong to one that was lost.
+        """When this store of versions began, in seconds since the epoch. Contents that are older
+        may belong to one that was lost.
         """
 
     async def ping() -> None:
@@ -162,7 +163,8 @@ class IShardNode(Interface):
         """Open a shard for reading.
 
         :raises ShardMissing: the node does not hold it.
-        :raises BadShard: it does, but its footer is damaged or another shard's. The node has put the
+        :raises BadShard: it does, but its footer is damaged or another shard's. The node has put
+        the
             file out of the way.
         """
 

@@ -1,8 +1,8 @@
 """Shard files on one drive: the blocking half, run on the drive's worker threads.
 
 The drive's folder holds ``objects/`` (committed shards), ``temp/`` (shards that are being written),
-``garbage/`` (what was removed) and ``meta/`` (a copy of the metadata log). Errors are the system's own
-OSError, or BadShard and NewerFormat from a file's content.
+``garbage/`` (what was removed) and ``meta/`` (a copy of the metadata log). Errors are the system's
+own OSError, or BadShard and NewerFormat from a file's content.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ Block = bytes | memoryview
 class OpenShard:
     """An open shard file. Its reads may run on several threads; closing waits for none of them."""
 
-    def __init__(
-        self, files: Files, fd: int | None, footer: Footer, whole: bytes | None
-    ) -> None:
+    def __init__(self, files: Files, fd: int | None, footer: Footer, whole: bytes | None) -> None:
         self._files = files
         self._fd = fd
         self._whole = whole
@@ -153,8 +151,8 @@ def _footer_of(name: ShardName, footer: bytes, file_size: int) -> Footer:
 class TempShard:
     """A shard file in ``temp/`` that is being written.
 
-    The lock keeps a thread from closing the file while another, whose writer gave up on a drive that
-    hangs, is still in the middle of a write to it.
+    The lock keeps a thread from closing the file while another, whose writer gave up on a drive
+    that hangs, is still in the middle of a write to it.
     """
 
     path: str

@@ -32,7 +32,8 @@ _HOW_BYTES = ctypes.c_long(24)
 
 
 def _open_cached(path: str) -> int:
-    """A descriptor, or -1 when opening could wait, fails, or the kernel (before 5.12) cannot tell."""
+    """A descriptor, or -1 when opening could wait, fails, or the kernel (before 5.12) cannot
+    tell."""
     return int(_syscall(_OPENAT2, _AT_FDCWD, os.fsencode(path), _HOW, _HOW_BYTES))
 
 

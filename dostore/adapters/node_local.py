@@ -320,7 +320,9 @@ class DriveNode:
     async def glance(self, wanted: Sequence[tuple[Content, int]]) -> Sequence[tuple[Content, int]]:
         """See IShardNode."""
         self._require(DriveState.LIVE, DriveState.READ_ONLY)
-        named = [(self._index.get(content.hash, index), content, index) for content, index in wanted]
+        named = [
+            (self._index.get(content.hash, index), content, index) for content, index in wanted
+        ]
         try:
             faulty: list[tuple[Content, int]] = await self.workers.run(self.store.glance, named)
         except OSError as error:

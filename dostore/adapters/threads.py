@@ -1,9 +1,9 @@
 """Worker threads whose results come back to the reactor in batches.
 
-Not ``twisted.python.threadpool``: a drive that hangs keeps its threads for ever, and stopping that pool
-waits for them; these threads are daemons, and a pool belongs to one drive so that a hung drive starves
-no other. Results of jobs that end at about the same time share one wake-up of the reactor, which is
-most of what a hop costs.
+Not ``twisted.python.threadpool``: a drive that hangs keeps its threads for ever, and stopping that
+pool waits for them; these threads are daemons, and a pool belongs to one drive so that a hung drive
+starves no other. Results of jobs that end at about the same time share one wake-up of the reactor,
+which is most of what a hop costs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Mailbox:
         self._woken = False
 
     def post(self, waiter: Deferred[Any], outcome: Any) -> None:
-        """Have ``waiter`` fire with ``outcome`` (a Failure to fail), soon, in the reactor's thread."""
+        """Have ``waiter`` fire with ``outcome`` (a Failure to fail), soon, in the reactor's
+        thread."""
         with self._lock:
             self._outcomes.append((waiter, outcome))
             if self._woken:

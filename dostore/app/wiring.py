@@ -33,7 +33,8 @@ _log = Logger(namespace="dostore")
 DATABASE_NAME = "metadata.sqlite"
 LOCK_NAME = "lock"
 
-#: Hashing and coding of large pieces: as many threads as there are cores, and one to keep them busy.
+#: Hashing and coding of large pieces: as many threads as there are cores, and one to keep them
+#: busy.
 _COMPUTE_THREADS = (os.cpu_count() or 1) + 1
 
 #: How long a drive's threads get to end; one that hangs dies with the process.

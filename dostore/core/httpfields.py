@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -26,6 +27,9 @@ MAX_META_KEYS = 64
 MAX_META_BYTES = 8192
 MAX_CONTENT_TYPE_BYTES = 255
 
+_CONDITIONAL = frozenset(
+    (b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since")
+)
 _NO_LINES: Sequence[bytes] = ()
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -176,6 +180,7 @@ def parse_http_date(value: bytes) -> int | None:
     return int(moment.timestamp())
 
 
+@lru_cache(1024)
 def format_http_date(seconds: int) -> bytes:
     """``seconds`` since the epoch as ``Sun, 06 Nov 1994 08:49:37 GMT``, whatever the locale."""
     moment = datetime.fromtimestamp(seconds, UTC)
@@ -211,13 +216,14 @@ class Conditions:
 
         :raises InvalidRequest: If-Match or If-None-Match is malformed.
         """
-        conditions = cls(
+        if _CONDITIONAL.isdisjoint(fields):
+            return None
+        return cls(
             EntityTags.parse(fields.get(b"if-match", _NO_LINES), "If-Match"),
             _date_field(fields.get(b"if-unmodified-since", _NO_LINES)),
             EntityTags.parse(fields.get(b"if-none-match", _NO_LINES), "If-None-Match"),
             _date_field(fields.get(b"if-modified-since", _NO_LINES)),
         )
-        return None if conditions == _NO_CONDITIONS else conditions
 
     def not_modified(self, version: Version) -> bool:
         """Whether a GET or HEAD of ``version``, which is no tombstone, is answered by 304.
@@ -257,9 +263,6 @@ class Conditions:
                 "If-Unmodified-Since does not hold: the object was changed after that, or there is"
                 " none. Fetch it again and decide anew."
             )
-
-
-_NO_CONDITIONS = Conditions()
 
 
 def _date_field(lines: Sequence[bytes]) -> int | None:

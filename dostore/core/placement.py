@@ -31,9 +31,9 @@ def homes(
 ) -> dict[int, str]:
     """Where each shard of a new content goes.
 
-    Shard i belongs on the i-th node by rank. One whose node cannot be used goes to the best spare node
-    beyond the first ``shards``; where no spare is left it is in nobody's place and left out. So a
-    shard is where a reader looks first unless there was trouble, and no node has two.
+    Shard i belongs on the i-th node by rank. One whose node cannot be used goes to the best spare
+    node beyond the first ``shards``; where no spare is left it is in nobody's place and left out.
+    So a shard is where a reader looks first unless there was trouble, and no node has two.
 
     :param addresses: all the nodes that are known, the ones that are away included.
     :param usable: those that take shards now.

@@ -1,8 +1,8 @@
 """Reed-Solomon over stripes: content to blocks, and blocks to the blocks that are missing.
 
 The only importer of pyeclib. pyeclib puts an 80-byte header before each fragment. It depends on the
-fragment's index and size only, so it is not stored: the headers that decoding wants come from encoding
-one stripe of zeros.
+fragment's index and size only, so it is not stored: the headers that decoding wants come from
+encoding one stripe of zeros.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pyeclib.ec_iface import ECDriver, ECDriverError
 from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError
 
-#: Cauchy matrices are invertible in every square part, so any k of the k + m shards rebuild the rest;
-#: isa_l_rs_vand loses data from 5 parity shards on (OpenStack Swift refuses it for that).
+#: Cauchy matrices are invertible in every square part, so any k of the k + m shards rebuild the
+#: rest; isa_l_rs_vand loses data from 5 parity shards on (OpenStack Swift refuses it for that).
 CODE = "isa_l_rs_cauchy"
 
 _HEADER_BYTES = 80
 
-#: Rows are padded to this before encoding and parity is cut to the row's length: the code works byte by
-#: byte, so what is cut away depends on padding only.
+#: Rows are padded to this before encoding and parity is cut to the row's length: the code works
+#: byte by byte, so what is cut away depends on padding only.
 _ROW_ALIGNMENT = 32
 
 Block = bytes | memoryview
@@ -53,7 +53,8 @@ class StripeCoder:
     def encode(self, data: Block) -> list[list[Block]]:
         """Cut content in stripes and blocks and compute the parity.
 
-        :param data: consecutive content that begins at a stripe's first byte; only the content's last
+        :param data: consecutive content that begins at a stripe's first byte; only the content's
+        last
             stripe may be shorter than a full one.
         :returns: for each shard, its blocks in order. Data blocks are views of ``data`` where they
             can be.
@@ -114,7 +115,8 @@ class StripeCoder:
 def self_test(scheme: Scheme) -> None:
     """Prove on this machine's library that every loss the scheme allows for can be undone.
 
-    :raises ConfigError: the library is missing, refuses the scheme or computes wrong blocks; a store
+    :raises ConfigError: the library is missing, refuses the scheme or computes wrong blocks; a
+    store
         that began to write with it would lose data.
     """
     coder = StripeCoder(scheme)
@@ -131,7 +133,8 @@ def self_test(scheme: Scheme) -> None:
         )
     except ECDriverError as error:
         raise ConfigError(
-            f"The erasure code {CODE} does not take {scheme.k} data and {scheme.m} parity shards: {error}"
+            f"The erasure code {CODE} does not take {scheme.k} data and {scheme.m} parity "
+            f"shards: {error}"
         ) from error
     if wrong:
         raise ConfigError(f"The erasure code library computes wrong blocks for {scheme}.")

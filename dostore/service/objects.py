@@ -21,7 +21,8 @@ from dostore.service.stats import Stats
 from dostore.service.sweep import OrphanSweep
 from dostore.service.writing import ContentWriter
 
-#: How often contents without a version are looked for: a write that failed is gone before 30 minutes.
+#: How often contents without a version are looked for: a write that failed is gone before 30
+#: minutes.
 SWEEP_INTERVAL_S = 15 * 60.0
 
 
@@ -91,9 +92,7 @@ class ObjectStore:
             background=self.background,
             quorum=self._quorum,
         )
-        self._sweep = OrphanSweep(
-            cluster, metadata, clock=clock, leases=leases, stats=self.stats
-        )
+        self._sweep = OrphanSweep(cluster, metadata, clock=clock, leases=leases, stats=self.stats)
 
     def start(self) -> None:
         """Begin what keeps the store healthy: the sweep, and healing now and at every return."""

@@ -125,7 +125,9 @@ class ShardSet:
         text = f"{found} of the content's {scheme.shards} shards are there; {scheme.k} are needed"
         if found + len(away) + len(self.slow) >= scheme.k:
             names = ", ".join(sorted(away)) or "some"
-            return Unavailable(f"{text}. Nodes out of reach: {names}. Try again when they are back.")
+            return Unavailable(
+                f"{text}. Nodes out of reach: {names}. Try again when they are back."
+            )
         return ContentLost(
             f"{text}, so it cannot be read. Store it again.", found=found, needed=scheme.k
         )

@@ -24,8 +24,8 @@ _BATCH = 500
 class OrphanSweep:
     """Removes what writes that did not end left in ``objects/``.
 
-    A content is spared that is leased, or older than the metadata store itself: its versions may have
-    been in another that was lost, and the shards are all that is left of them.
+    A content is spared that is leased, or older than the metadata store itself: its versions may
+    have been in another that was lost, and the shards are all that is left of them.
     """
 
     def __init__(

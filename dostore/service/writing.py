@@ -157,9 +157,7 @@ class ContentWriter:
         if held:
             # Part of it is here. What is there is written again in place, for it may be damaged.
             placed = homes_of_missing(content_hash, members, usable, held, self._scheme.shards)
-            placed |= {
-                index: holders[0] for index, holders in held.items() if holders[0] in usable
-            }
+            placed |= {index: holders[0] for index, holders in held.items() if holders[0] in usable}
         else:
             placed = homes(content_hash, members, usable, self._scheme.shards)
         nodes = {index: members[address].node for index, address in placed.items()}
@@ -187,7 +185,8 @@ class ContentWriter:
     async def _write_large(
         self, head: bytes, source: IByteSource, digest: ContentHash | None
     ) -> Content:
-        # Without a digest nobody knows yet which nodes are this content's; any choice is found again.
+        # Without a digest nobody knows yet which nodes are this content's; any choice is found
+        # again.
         place = digest or ContentHash(secrets.token_bytes(32))
         members = {m.address: m for m in self._cluster.members()}
         usable = {address for address, member in members.items() if member.writable}
@@ -226,7 +225,11 @@ class ContentWriter:
         while data:
             size += len(data)
             read, hashed, written = await gather(
-                [source.read(self._batch_bytes), self._update(hasher, data), self._send(data, stream)]
+                [
+                    source.read(self._batch_bytes),
+                    self._update(hasher, data),
+                    self._send(data, stream),
+                ]
             )
             for outcome in (read, hashed, written):
                 if outcome.error is not None:
@@ -240,9 +243,7 @@ class ContentWriter:
     async def _send(self, data: bytes, stream: _ShardStream) -> None:
         await stream.write((await self._encode(data)).shards)
 
-    async def _hash_only(
-        self, head: bytes, source: IByteSource, digest: ContentHash
-    ) -> Content:
+    async def _hash_only(self, head: bytes, source: IByteSource, digest: ContentHash) -> Content:
         """The content is stored: only prove that the body is what its digest says."""
         await self._leases.hold(digest)
         try:
@@ -387,8 +388,11 @@ class _ShardStream:
     def _require(self) -> None:
         if len(self._writers) < self._quorum:
             raise refusal(
-                {node: self._failed.get(index) for index, node in self._nodes.items()
-                 if index not in self._writers},
+                {
+                    node: self._failed.get(index)
+                    for index, node in self._nodes.items()
+                    if index not in self._writers
+                },
                 len(self._writers),
                 self._quorum,
             )
