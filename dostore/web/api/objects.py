@@ -1,0 +1,150 @@
+"""``/objects/``: objects by name, and their listing."""
+
+from __future__ import annotations
+
+from dostore.core.httpfields import (
+    Conditions,
+    created_seconds,
+    format_digest,
+    format_etag,
+    format_http_date,
+    parse_content_type,
+    parse_digest,
+    parse_meta,
+    write_check,
+)
+from dostore.core.model import Version
+from dostore.core.names import parse_object_name
+from dostore.core.queries import ListingQuery, parse_query, parse_version_number
+from dostore.errors import InvalidRequest, LengthRequired, TooLarge
+from dostore.service.listing import list_objects
+from dostore.service.objects import ObjectStore
+from dostore.web.api.lines import stream
+from dostore.web.request import Header, Request
+from dostore.web.resource import Resource
+
+#: What a browser makes of an object must not touch what belongs to others.
+_SANDBOX = (b"Content-Security-Policy", b"sandbox; default-src 'none'")
+_NO_RANGES = (b"Accept-Ranges", b"none")
+
+
+class Objects:
+    """The objects of a store.
+
+    :param max_object_bytes: a longer body is refused.
+    :param require_digest: whether a PUT must have a Digest.
+    """
+
+    def __init__(self, store: ObjectStore, *, max_object_bytes: int, require_digest: bool) -> None:
+        self._store = store
+        self._max_object_bytes = max_object_bytes
+        self._require_digest = require_digest
+        self.resource = Resource(
+            "objects",
+            {b"GET": self.get, b"HEAD": self.get, b"PUT": self.put, b"DELETE": self.delete},
+        )
+        # Without a name, PUT and DELETE say what is missing.
+        self.listing = Resource(
+            "listing",
+            {b"GET": self.list, b"HEAD": self.list, b"PUT": self.put, b"DELETE": self.delete},
+        )
+
+    async def get(self, request: Request, rest: bytes) -> None:
+        """``GET`` and ``HEAD /objects/<name>[?version=N]``."""
+        name = parse_object_name(rest)
+        version = await self._store.find(name, parse_version_number(request.query))
+        conditions = Conditions.parse(request.fields)
+        if conditions is not None and conditions.not_modified(version):
+            request.respond(304, _identity(version))
+            return
+        headers = _identity(version)
+        headers += (
+            (b"Content-Type", version.content_type.encode("ascii")),
+            _NO_RANGES,
+            _SANDBOX,
+        )
+        for key, value in version.meta.items():
+            headers.append((b"X-Object-Meta-" + key.encode("ascii"), value.encode("ascii")))
+        reader = await self._store.open(version)
+        try:
+            if request.method == b"HEAD":
+                request.begin(200, headers, version.size)
+                request.finish()
+                return
+            pieces = await reader.read()
+            if sum(map(len, pieces)) == version.size:
+                request.respond(200, headers, b"".join(pieces))
+                return
+            sink = request.begin(200, headers, version.size)
+            while pieces:
+                await sink.write(pieces)
+                pieces = await reader.read()
+            request.finish()
+        finally:
+            await reader.close()
+
+    async def put(self, request: Request, rest: bytes) -> None:
+        """``PUT /objects/<name>``. All that can be wrong is, before the body is asked for."""
+        name = parse_object_name(rest)
+        _refuse_version(request)
+        fields = request.fields
+        digest = parse_digest(fields.get(b"digest", ()))
+        if digest is None and self._require_digest:
+            raise InvalidRequest("This server takes no object without a Digest. Send SHA-256=….")
+        if b"content-range" in fields:
+            raise InvalidRequest("A part of an object cannot be put. Send the whole object.")
+        content_type = parse_content_type(fields.get(b"content-type", ()))
+        meta = parse_meta(fields)
+        check = write_check(fields)
+        if request.body_length is None and not request.chunked:
+            raise LengthRequired("Send Content-Length, or the body in chunks.")
+        if (request.body_length or 0) > self._max_object_bytes:
+            raise TooLarge(
+                f"The body is larger than {self._max_object_bytes} bytes, the most that is taken."
+            )
+        request.body.limit = self._max_object_bytes
+        if check is not None:
+            await self._store.precheck(name, check)
+        version = await self._store.put(
+            name, request.body, digest=digest, content_type=content_type, meta=meta, check=check
+        )
+        request.respond(200, _identity(version, dated=False))
+
+    async def delete(self, request: Request, rest: bytes) -> None:
+        """``DELETE /objects/<name>``."""
+        name = parse_object_name(rest)
+        _refuse_version(request)
+        version = await self._store.delete(name, write_check(request.fields))
+        request.respond(204, [(b"X-Object-Version", b"%d" % version.number)])
+
+    async def list(self, request: Request, rest: bytes) -> None:
+        """``GET /objects/?prefix=&after=&limit=&delimiter=``."""
+        query = ListingQuery.parse(request.query)
+        pages = list_objects(
+            self._store.metadata,
+            prefix=query.prefix,
+            after=query.after,
+            limit=query.limit,
+            delimiter=query.delimiter,
+        )
+        await stream(request, pages)
+
+
+def _identity(version: Version, *, dated: bool = True) -> list[Header]:
+    """Which version it is."""
+    headers = [(b"X-Object-Version", b"%d" % version.number)]
+    if version.content is not None:
+        content_hash = version.content.hash
+        headers.append((b"Digest", format_digest(content_hash)))
+        headers.append((b"ETag", format_etag(content_hash)))
+    if dated:
+        headers.append((b"Last-Modified", format_http_date(created_seconds(version))))
+    return headers
+
+
+def _refuse_version(request: Request) -> None:
+    """A client that names a version to be changed must not have another one made instead."""
+    if request.query and "version" in parse_query(request.query):
+        raise InvalidRequest(
+            f"Versions never change: leave ?version= out of a {request.method.decode('ascii')}."
+        )

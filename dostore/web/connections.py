@@ -1,0 +1,282 @@
+"""All connections of a server: how many there may be, how long each may take, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from time import gmtime, strftime
+from typing import Any, TextIO
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.web import http
+
+import dostore
+from dostore.core.httpfields import format_http_date
+from dostore.web.access_log import access_line
+from dostore.web.channel import Channel
+from dostore.web.deadlines import TICK_S, Deadlines
+from dostore.web.request import Request
+
+Handler = Callable[[Request], Coroutine[Any, Any, None]]
+
+#: Connections that are one too many and are being told so; still more are closed without a word.
+_MAX_TURNED_AWAY = 256
+
+#: What handlers get to clean up after their connections were cut by :meth:`Connections.drain`.
+_CLEAN_UP_S = 5.0
+
+
+@frozen(slots=True)
+class HttpLimits:
+    """How much and how long. Times are in seconds and may last up to one second longer.
+
+    :ivar max_object_bytes: of a body that is stored.
+    :ivar header_timeout_s: from a request's first byte to the end of its header section.
+    :ivar idle_timeout_s: between requests.
+    :ivar body_timeout_s: between two pieces of a body that is waited for.
+    :ivar write_timeout_s: in which a client takes nothing of its answer.
+    :ivar discard_timeout_s: for the rest of a body after its request was answered.
+    :ivar discard_bytes: of such a rest.
+    """
+
+    max_object_bytes: int = 5 << 40
+    max_connections: int = 10_000
+    max_request_line_bytes: int = 16_384
+    max_header_bytes: int = 32_768
+    max_fields: int = 128
+    header_timeout_s: float = 30.0
+    idle_timeout_s: float = 60.0
+    body_timeout_s: float = 60.0
+    write_timeout_s: float = 300.0
+    discard_timeout_s: float = 5.0
+    discard_bytes: int = 64 << 20
+
+
+class Connections(http.HTTPFactory):
+    """Makes a channel for each connection and keeps an eye on it.
+
+    :param handler: answers a request; it is called as soon as the header section is there.
+    :param clock: tells the time and ticks.
+    :param access_log: the path of a log in combined format, or None.
+    :param finished: is told of each request that was answered, or whose client went away before.
+    :ivar draining: no new connection and no further request on one is taken.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        handler: Handler,
+        clock: IReactorTime,
+        limits: HttpLimits | None = None,
+        access_log: str | None = None,
+        finished: Callable[[Request], None] | None = None,
+    ) -> None:
+        super().__init__(logPath=access_log, timeout=None, reactor=clock)  # type: ignore[arg-type]
+        self.handle = handler
+        self.clock = clock
+        self.limits = limits or HttpLimits()
+        self.draining = False
+        self.running: set[Request] = set()
+        self.idle: Deadlines[Channel] = Deadlines(self.limits.idle_timeout_s)
+        self.heads: Deadlines[Channel] = Deadlines(self.limits.header_timeout_s)
+        self.bodies: Deadlines[Channel] = Deadlines(self.limits.body_timeout_s)
+        self.stalled: Deadlines[Channel] = Deadlines(self.limits.write_timeout_s)
+        self.lingering: Deadlines[Channel] = Deadlines(self.limits.discard_timeout_s)
+        self._unsent: dict[Channel, int] = {}
+        self._channels: set[Channel] = set()
+        self._turned_away: set[Channel] = set()
+        self._finished = finished
+        self._access_log: TextIO | None = None
+        self._ticking: IDelayedCall | None = None
+        self._ended: Deferred[None] | None = None
+        self._heads_of: dict[int, bytes] = {}
+        self._heads_second = -1
+        self._log = Logger()
+
+    # Connections come and go
+
+    def buildProtocol(self, addr: IAddress | None) -> Channel | None:  # type: ignore[override]
+        """A channel for a new connection; None closes it at once."""
+        if self.draining:
+            return None
+        channel = Channel()  # type: ignore[no-untyped-call]
+        channel.factory = self
+        channel.timeOut = None
+        channel.MAX_LENGTH = self.limits.max_request_line_bytes
+        channel.totalHeadersSize = self.limits.max_header_bytes
+        channel.maxHeaders = self.limits.max_fields
+        if len(self._channels) >= self.limits.max_connections and not self._make_room():
+            if len(self._turned_away) >= _MAX_TURNED_AWAY:
+                return None
+            channel.turned_away = True
+            self._turned_away.add(channel)
+        else:
+            self._channels.add(channel)
+        if self._ticking is None:
+            self._ticking = self.clock.callLater(TICK_S, self._tick)
+        return channel
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been without a request for longest, if there is one."""
+        for queue in (self.idle, self.heads, self.lingering):
+            channel = queue.oldest()
+            if channel is not None and not channel.turned_away:
+                queue.stop(channel)
+                self._channels.discard(channel)
+                channel.loseConnection()
+                return True
+        return False
+
+    def watch(self, channel: Channel, queue: Deadlines[Channel] | None) -> None:
+        """Have a channel's time run in ``queue``, which is ``idle``, ``heads`` or neither.
+
+        A time that runs in it already runs on.
+        """
+        for other in (self.idle, self.heads):
+            if other is not queue:
+                other.stop(channel)
+            elif channel not in other:
+                other.start(channel)
+
+    def disconnected(self, channel: Channel) -> None:
+        """A connection is gone."""
+        for queue in (self.idle, self.heads, self.bodies, self.stalled, self.lingering):
+            queue.stop(channel)
+        self._unsent.pop(channel, None)
+        self._channels.discard(channel)
+        self._turned_away.discard(channel)
+        self._check_ended()
+
+    def handler_ended(self, request: Request) -> None:
+        """A request's handler has returned or failed."""
+        self.running.discard(request)
+        self._check_ended()
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open."""
+        return len(self._channels)
+
+    # Time
+
+    def _tick(self) -> None:
+        self._ticking = None
+        for channel in self.idle.advance():
+            channel.loseConnection()
+        for channel in self.heads.advance():
+            channel.refuse(
+                408,
+                "Request timeout",
+                f"The header section took longer than {self.limits.header_timeout_s:g} s.",
+            )
+        for channel in self.bodies.advance():
+            channel.requests[0].timed_out()
+        for channel in self.stalled.advance():
+            self._judge_stalled(channel)
+        for channel in self.lingering.advance():
+            channel.loseConnection()
+        if self._access_log is not None:
+            self._access_log.flush()
+        if self._channels or self._turned_away:
+            self._ticking = self.clock.callLater(TICK_S, self._tick)
+
+    def _judge_stalled(self, channel: Channel) -> None:
+        """Cut a client that has taken nothing for the whole write timeout."""
+        unsent = channel.unsent_bytes()
+        if unsent < self._unsent.get(channel, unsent + 1):
+            self._unsent[channel] = unsent
+            self.stalled.start(channel)
+        else:
+            channel.abort()
+
+    def common_head(self, status: int) -> bytes:
+        """The status line and the headers that are on every answer."""
+        second = int(self.clock.seconds())
+        if second != self._heads_second:
+            self._heads_of.clear()
+            self._heads_second = second
+        head = self._heads_of.get(status)
+        if head is None:
+            head = self._heads_of[status] = (
+                b"HTTP/1.1 %d %b\r\nServer: dostore/%b\r\nDate: %b\r\n"
+                b"X-Content-Type-Options: nosniff\r\n"
+            ) % (
+                status,
+                HTTPStatus(status).phrase.encode(),
+                dostore.__version__.encode(),
+                format_http_date(second),
+            )
+        return head
+
+    # The end
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more requests; return when those under way are answered and all is closed.
+
+        What is not done after ``timeout_s`` seconds is cut, and its handlers get a moment to end.
+
+        :returns: whether nothing had to be cut.
+        """
+        self.draining = True
+        for channel in [*self.idle.all(), *self.heads.all()]:
+            channel.loseConnection()
+        if await self._wait_for_end(timeout_s):
+            return True
+        for channel in [*self._channels, *self._turned_away]:
+            channel.abort()
+        await self._wait_for_end(_CLEAN_UP_S)
+        return False
+
+    async def _wait_for_end(self, timeout_s: float) -> bool:
+        if not self._is_ended():
+            waiter = self._ended = Deferred()
+            timer = self.clock.callLater(timeout_s, waiter.callback, None)
+            try:
+                await waiter
+            finally:
+                self._ended = None
+                if timer.active():
+                    timer.cancel()
+        return self._is_ended()
+
+    def _is_ended(self) -> bool:
+        return not (self._channels or self._turned_away or self.running)
+
+    def _check_ended(self) -> None:
+        if not (self._channels or self._turned_away) and self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        if self._ended is not None and not self._ended.called and self._is_ended():
+            self._ended.callback(None)
+
+    # The access log
+
+    def startFactory(self) -> None:
+        """Open the access log, if there is to be one."""
+        if self.logPath is not None:
+            # It is closed in stopFactory.
+            self._access_log = open(  # noqa: SIM115
+                self.logPath, "a", 1 << 16, encoding="ascii"
+            )
+
+    def stopFactory(self) -> None:
+        """Close the access log."""
+        if self._access_log is not None:
+            self._access_log.close()
+            self._access_log = None
+
+    def log(self, request: Request) -> None:  # type: ignore[override]
+        """A request is answered, or its client is gone."""
+        if self._finished is not None:
+            self._finished(request)
+        if self._access_log is not None:
+            moment = strftime("%d/%b/%Y:%H:%M:%S +0000", gmtime(self.clock.seconds()))
+            try:
+                self._access_log.write(access_line(request, moment))
+            except OSError:
+                self._log.failure("The access log cannot be written; it is closed")
+                self._access_log = None

@@ -1,0 +1,211 @@
+"""A store in memory, for the tests of what is in front of a store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from dostore.core.model import Content, Draft, Version
+from dostore.core.names import ContentHash
+from dostore.core.scheme import Scheme
+from dostore.errors import Deleted, DigestMismatch, NotFound
+from dostore.ports import Check, IByteSource, IMetadataStore
+from dostore.service.objects import Readiness
+from dostore.service.stats import Stats
+
+#: What a reader gives at a time, and what a writer asks for at a time.
+PIECE_BYTES = 1 << 20
+
+
+@implementer(IMetadataStore)
+class MemoryMetadata:
+    """Versions in a dictionary."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[Version]] = {}
+
+    async def add(self, draft: Draft, check: Check | None = None) -> Version:
+        """See IMetadataStore."""
+        versions = self.names.setdefault(draft.name, [])
+        if check is not None:
+            check(versions[-1] if versions else None)
+        versions.append(draft.numbered(len(versions) + 1))
+        return versions[-1]
+
+    async def latest(self, name: str) -> Version | None:
+        """See IMetadataStore."""
+        versions = self.names.get(name)
+        return versions[-1] if versions else None
+
+    async def get(self, name: str, number: int) -> Version | None:
+        """See IMetadataStore."""
+        return next((v for v in self.names.get(name, ()) if v.number == number), None)
+
+    async def history(self, name: str, first: int, limit: int) -> Sequence[Version]:
+        """See IMetadataStore."""
+        return [v for v in self.names.get(name, ()) if v.number >= first][:limit]
+
+    async def current(self, prefix: str, start: str, limit: int) -> Sequence[Version]:
+        """See IMetadataStore."""
+        return [
+            versions[-1]
+            for name, versions in sorted(self.names.items())
+            if versions and name.startswith(prefix) and name >= start and not versions[-1].deleted
+        ][:limit]
+
+    async def versions(self, prefix: str, start: str, first: int, limit: int) -> Sequence[Version]:
+        """See IMetadataStore."""
+        return [
+            version
+            for name, versions in sorted(self.names.items())
+            for version in versions
+            if name.startswith(prefix) and (name, version.number) >= (start, first)
+        ][:limit]
+
+    async def referenced(self, hashes: object) -> set[ContentHash]:
+        """See IMetadataStore."""
+        raise NotImplementedError
+
+    async def ping(self) -> None:
+        """See IMetadataStore."""
+
+
+class MemoryReader:
+    """A content, piece by piece.
+
+    :ivar closed: how often it was closed.
+    """
+
+    def __init__(self, data: bytes, store: MemoryStore) -> None:
+        self.size = len(data)
+        self.closed = 0
+        self._store = store
+        self._data = memoryview(data)
+
+    async def read(self) -> Sequence[bytes | memoryview]:
+        """About a mebibyte; nothing at the end."""
+        await self._store.pause("read")
+        piece, self._data = self._data[:PIECE_BYTES], self._data[PIECE_BYTES:]
+        return [piece] if piece else []
+
+    async def close(self) -> None:
+        """Count it."""
+        self.closed += 1
+
+
+class MemoryStore:
+    """Does what an ObjectStore does, and fails or waits where a test says so.
+
+    :ivar failures: what ``put``, ``find``, ``open``, ``read``, ``delete`` or ``locate`` raises.
+    :ivar gates: what they wait for.
+    """
+
+    def __init__(self) -> None:
+        self.metadata = MemoryMetadata()
+        self.stats = Stats()
+        self.failures: dict[str, Exception] = {}
+        self.gates: dict[str, Deferred[None]] = {}
+        self.contents: dict[ContentHash, bytes] = {}
+        self.readers: list[MemoryReader] = []
+        self.put_errors: list[BaseException] = []
+        self.bytes_read = 0
+        self.piece_bytes = PIECE_BYTES
+        self.state = Readiness(True, 6, 6, 6, "All is well.")
+        self.created: Callable[[], str] = lambda: "2026-11-23T08:30:00.250Z"
+
+    async def pause(self, step: str) -> None:
+        """Wait and fail as the test wants it."""
+        gate = self.gates.get(step)
+        if gate is not None:
+            await gate
+        failure = self.failures.get(step)
+        if failure is not None:
+            raise failure
+
+    async def precheck(self, name: str, check: Check) -> None:
+        """See ObjectStore."""
+        check(await self.metadata.latest(name))
+
+    async def put(
+        self,
+        name: str,
+        source: IByteSource,
+        *,
+        digest: ContentHash | None,
+        content_type: str,
+        meta: Mapping[str, str],
+        check: Check | None = None,
+    ) -> Version:
+        """See ObjectStore."""
+        try:
+            await self.pause("put")
+            pieces = []
+            while piece := await source.read(self.piece_bytes):
+                self.bytes_read += len(piece)
+                pieces.append(piece)
+            await self.pause("commit")
+            data = b"".join(pieces)
+            content_hash = ContentHash(hashlib.sha256(data).digest())
+            if digest is not None and digest != content_hash:
+                raise DigestMismatch("The body's SHA-256 is another.")
+            self.contents[content_hash] = data
+            content = Content(content_hash, len(data), Scheme())
+            draft = Draft(name, content, self.created(), content_type, dict(meta))
+            return await self.metadata.add(draft, check)
+        except BaseException as error:
+            self.put_errors.append(error)
+            raise
+
+    async def find(self, name: str, number: int | None = None) -> Version:
+        """See ObjectStore."""
+        await self.pause("find")
+        version = await (
+            self.metadata.latest(name) if number is None else self.metadata.get(name, number)
+        )
+        if version is None:
+            raise NotFound("There is no such object.")
+        if version.deleted:
+            raise Deleted("The object is deleted.")
+        return version
+
+    async def open(self, version: Version) -> MemoryReader:
+        """See ObjectStore."""
+        await self.pause("open")
+        (content,) = version.contents
+        reader = MemoryReader(self.contents[content.hash], self)
+        self.readers.append(reader)
+        return reader
+
+    async def delete(self, name: str, check: Check | None = None) -> Version:
+        """See ObjectStore."""
+        await self.pause("delete")
+
+        def exists(current: Version | None) -> None:
+            if current is None or current.deleted:
+                raise NotFound("There is no such object.")
+            if check is not None:
+                check(current)
+
+        return await self.metadata.add(Draft(name, None, self.created()), exists)
+
+    async def locate(self, content_hash: ContentHash) -> Mapping[int, Sequence[str]]:
+        """See ObjectStore."""
+        await self.pause("locate")
+        if content_hash not in self.contents:
+            raise NotFound("No node holds a shard of this content.")
+        return {index: [f"/drives/{index + 1}"] for index in range(6)}
+
+    async def readiness(self) -> Readiness:
+        """See ObjectStore."""
+        return self.state
+
+    def keep(self, name: str, data: bytes, **more: str) -> None:
+        """Store an object without HTTP."""
+        content_hash = ContentHash(hashlib.sha256(data).digest())
+        self.contents[content_hash] = data
+        versions = self.metadata.names.setdefault(name, [])
+        draft = Draft(name, Content(content_hash, len(data), Scheme()), self.created(), **more)
+        versions.append(draft.numbered(len(versions) + 1))
