@@ -12,7 +12,7 @@ _ENTRY_BYTES = 1 + HASH_BYTES
 class ShardIndex:
     """Shard names by content hash and index.
 
-    A million shards take about 170 MB: an entry is one bytes object, the shard's index and hash,
+    A million shards take 195 MB: an entry is one bytes object, the shard's index and hash,
     and contents are spread over 256 dicts by their first byte so that a page is listed without a
     sort of everything.
     """

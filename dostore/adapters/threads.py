@@ -88,7 +88,7 @@ class Workers:
             try:
                 outcome = function(*args)
             except BaseException:  # noqa: BLE001 - whatever it is goes to who awaits it
-                outcome = Failure()  # type: ignore[no-untyped-call]
+                outcome = Failure()
             self._mailbox.post(waiter, outcome)
 
         self._enqueue(job)

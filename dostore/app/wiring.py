@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
@@ -16,7 +17,7 @@ from twisted.python.failure import Failure
 
 from dostore import __version__
 from dostore.adapters import drive_marker
-from dostore.adapters.drives import DriveSet
+from dostore.adapters.drives import Drive, DriveSet
 from dostore.adapters.files import Files
 from dostore.adapters.meta_sqlite import LogPlace, SqliteMetadata
 from dostore.adapters.node_local import DriveState
@@ -25,8 +26,8 @@ from dostore.app.config import Config
 from dostore.core.stripes import self_test
 from dostore.errors import ConfigError, DostoreError
 from dostore.service.objects import ObjectStore
-from dostore.web.api.site import HttpLimits, build_factory
-from dostore.web.request import StreamingFactory
+from dostore.web.api.site import build_factory
+from dostore.web.connections import Connections, HttpLimits
 
 _log = Logger(namespace="dostore")
 
@@ -75,7 +76,7 @@ class StoreService(Service):
     """One process's store: drives, metadata, service and HTTP, started and stopped in order."""
 
     def __init__(self, config: Config, reactor: Any, files: Files) -> None:
-        self.setName("dostore-api")
+        self.name = "dostore-api"
         self._config = config
         self._reactor = reactor
         self._files = files
@@ -85,18 +86,18 @@ class StoreService(Service):
         self._drives: DriveSet | None = None
         self._metadata: SqliteMetadata | None = None
         self._store: ObjectStore | None = None
-        self._factory: StreamingFactory | None = None
+        self._connections: Connections | None = None
         self._port: IListeningPort | None = None
         self._starting: Deferred[None] | None = None
 
     def startService(self) -> None:
         """Begin to start; a failure stops the process with exit status 1."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         self._starting = Deferred.fromCoroutine(self._start())
         _ = self._starting.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
-        if failure.check(DostoreError, CannotListenError, OSError):
+        if isinstance(failure.value, (DostoreError, CannotListenError, OSError)):
             _log.critical("dostore cannot start: {error}", error=failure.value)
         else:
             _log.failure("dostore cannot start", failure)
@@ -136,7 +137,7 @@ class StoreService(Service):
         )
         drives.watch(metadata.drive_joined)
         store.start()
-        self._factory = build_factory(
+        self._connections = build_factory(
             store,
             clock=self._reactor,
             limits=HttpLimits(
@@ -147,9 +148,8 @@ class StoreService(Service):
             require_digest=config.require_digest,
             access_log=config.access_log,
         )
-        endpoint = self._endpoint()
-        self._port = await endpoint.listen(self._factory)
-        where = self._port.getHost()
+        self._port = await self._listen(self._connections)
+        where: Any = self._port.getHost()
         _log.info(
             "dostore {version} listens on {host}:{port}; {scheme.k} + {scheme.m} shards on {drives}"
             " drives; started in {seconds:.2f} s",
@@ -178,7 +178,7 @@ class StoreService(Service):
                 drive.node.address,
                 os.path.join(drive.folder, "meta"),
                 self._make_workers(f"log-{drive.number}", 1),
-                lambda drive=drive: drive.node.state is DriveState.LIVE,
+                partial(_is_live, drive),
             )
             for drive in drives.drives
         ]
@@ -192,24 +192,24 @@ class StoreService(Service):
             clock=self._reactor,
         )
 
-    def _endpoint(self) -> endpoints.TCP4ServerEndpoint | endpoints.TCP6ServerEndpoint:
+    async def _listen(self, connections: Connections) -> IListeningPort:
         config = self._config
-        kind = endpoints.TCP4ServerEndpoint
-        if ":" in config.listen_host:
-            kind = endpoints.TCP6ServerEndpoint
+        kind: Any = TCP6ServerEndpoint if ":" in config.listen_host else TCP4ServerEndpoint
         # Thousands of clients may come back at once after a restart.
-        return kind(self._reactor, config.listen_port, 1024, config.listen_host)
+        endpoint = kind(self._reactor, config.listen_port, 1024, config.listen_host)
+        port: IListeningPort = await endpoint.listen(connections)
+        return port
 
     def stopService(self) -> Deferred[None]:
         """Refuse, drain, close; fires when all of it is done."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._factory is not None:
+        if self._connections is not None:
             if self._port is not None:
                 await _maybe(self._port.stopListening())
-            await self._factory.drain(self._config.shutdown_grace_s)
+            await self._connections.drain(self._config.shutdown_grace_s)
         if self._store is not None:
             await self._store.stop()
         if self._metadata is not None:
@@ -222,6 +222,10 @@ class StoreService(Service):
             os.close(self._root_lock)
             self._root_lock = None
         _log.info("dostore is stopped")
+
+
+def _is_live(drive: Drive) -> bool:
+    return drive.node.state is DriveState.LIVE
 
 
 async def _maybe(result: Deferred[None] | None) -> None:
