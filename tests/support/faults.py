@@ -1,0 +1,229 @@
+"""System calls that fail or hang on demand."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Sequence
+
+from attrs import define, field
+
+from dostore.adapters.files import Files
+
+#: The operations that change a drive.
+WRITES = frozenset({"write", "sync", "sync_folder", "rename", "unlink", "make_folder", "touch"})
+
+
+@define(slots=True, eq=False)
+class Fault:
+    """What happens to the calls on the files in and below a folder.
+
+    :ivar error: the errno that a call fails with; None: it hangs until :meth:`lift`, then goes on.
+    :ivar operations: the names of the methods of Files that are struck; None: all. Opening a file to
+        write counts as ``create`` as well as ``open``.
+    :ivar after: how many calls pass before.
+    :ivar times: how many calls are struck; None: all that follow.
+    :ivar torn_bytes: how many bytes a failing ``write`` writes nevertheless.
+    :ivar met: how many calls were struck so far.
+    :ivar hanging: set as soon as a call hangs.
+    """
+
+    folder: str
+    error: int | None
+    operations: Collection[str] | None = None
+    after: int = 0
+    times: int | None = None
+    torn_bytes: int = 0
+    met: int = 0
+    hanging: threading.Event = field(factory=threading.Event)
+    _lifted: threading.Event = field(factory=threading.Event)
+    _lock: threading.Lock = field(factory=threading.Lock)
+
+    def lift(self) -> None:
+        """Strike no more, and let calls that hang go on."""
+        self._lifted.set()
+
+    def strikes(self, operations: Collection[str], path: str) -> bool:
+        """Whether this call is one to strike; counts it."""
+        if self._lifted.is_set() or not f"{path}/".startswith(f"{self.folder}/"):
+            return False
+        if self.operations is not None and not set(operations) & set(self.operations):
+            return False
+        with self._lock:
+            if self.after > 0:
+                self.after -= 1
+                return False
+            if self.times is not None and self.met >= self.times:
+                return False
+            self.met += 1
+            return True
+
+    def strike(self, path: str) -> None:
+        """Fail with the error, or return when lifted."""
+        if self.error is not None:
+            raise OSError(self.error, os.strerror(self.error), path)
+        self.hanging.set()
+        self._lifted.wait()
+
+
+class FaultyFiles(Files):
+    """Files whose calls below given folders fail or hang.
+
+    :ivar calls: every call so far, as (method, path).
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self._faults: list[Fault] = []
+        self._paths: dict[int, str] = {}
+
+    def fail(
+        self,
+        folder: str,
+        error: int,
+        *,
+        operations: Collection[str] | None = None,
+        after: int = 0,
+        times: int | None = None,
+        torn_bytes: int = 0,
+    ) -> Fault:
+        """Have calls below ``folder`` fail; see Fault."""
+        return self._add(Fault(folder, error, operations, after, times, torn_bytes))
+
+    def hang(
+        self,
+        folder: str,
+        *,
+        operations: Collection[str] | None = None,
+        after: int = 0,
+        times: int | None = None,
+    ) -> Fault:
+        """Have calls below ``folder`` hang until the fault is lifted; see Fault."""
+        return self._add(Fault(folder, None, operations, after, times))
+
+    def lift_all(self) -> None:
+        """End every fault."""
+        for fault in self._faults:
+            fault.lift()
+
+    def _add(self, fault: Fault) -> Fault:
+        self._faults.append(fault)
+        return fault
+
+    def _meet(self, path: str, *operations: str) -> None:
+        self.calls.append((operations[0], path))
+        for fault in self._faults:
+            if fault.strikes(operations, path):
+                fault.strike(path)
+
+    def _path(self, fd: int) -> str:
+        return self._paths.get(fd, "")
+
+    # Files
+
+    def open(self, path: str, flags: int, mode: int = 0o640) -> int:
+        """See Files."""
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            self._meet(path, "open", "create")
+        else:
+            self._meet(path, "open")
+        fd = super().open(path, flags, mode)
+        self._paths[fd] = path
+        return fd
+
+    def close(self, fd: int) -> None:
+        """See Files."""
+        path = self._paths.pop(fd, "")
+        super().close(fd)
+        self._meet(path, "close")
+
+    def write(self, fd: int, pieces: Sequence[bytes | memoryview]) -> int:
+        """See Files."""
+        path = self._path(fd)
+        self.calls.append(("write", path))
+        for fault in self._faults:
+            if fault.strikes(("write",), path):
+                if fault.error is not None and fault.torn_bytes:
+                    super().write(fd, [b"".join(pieces)[: fault.torn_bytes]])
+                fault.strike(path)
+        return super().write(fd, pieces)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """See Files."""
+        self._meet(self._path(fd), "pread")
+        return super().pread(fd, size, offset)
+
+    def read_cached(self, path: str, buffer: bytearray) -> bytes | None:
+        """See Files; what would be struck cannot be had without a wait."""
+        for fault in self._faults:
+            if fault.strikes(("read_cached", "open", "pread"), path):
+                return None
+        return super().read_cached(path, buffer)
+
+    def size(self, fd: int) -> int:
+        """See Files."""
+        self._meet(self._path(fd), "size")
+        return super().size(fd)
+
+    def path_size(self, path: str) -> int:
+        """See Files."""
+        self._meet(path, "path_size")
+        return super().path_size(path)
+
+    def sync(self, fd: int) -> None:
+        """See Files."""
+        self._meet(self._path(fd), "sync")
+        super().sync(fd)
+
+    def sync_folder(self, path: str) -> None:
+        """See Files."""
+        self._meet(path, "sync_folder")
+        super().sync_folder(path)
+
+    def rename(self, source: str, target: str) -> None:
+        """See Files."""
+        self._meet(source, "rename")
+        super().rename(source, target)
+        for fd, path in list(self._paths.items()):
+            if path == source:
+                self._paths[fd] = target
+
+    def unlink(self, path: str) -> None:
+        """See Files."""
+        self._meet(path, "unlink")
+        super().unlink(path)
+
+    def make_folder(self, path: str) -> None:
+        """See Files."""
+        self._meet(path, "make_folder")
+        super().make_folder(path)
+
+    def list(self, path: str) -> list[str]:
+        """See Files."""
+        self._meet(path, "list")
+        return super().list(path)
+
+    def exists(self, path: str) -> bool:
+        """See Files."""
+        self._meet(path, "exists")
+        return super().exists(path)
+
+    def is_folder(self, path: str) -> bool:
+        """See Files."""
+        self._meet(path, "is_folder")
+        return super().is_folder(path)
+
+    def modified(self, path: str) -> float:
+        """See Files."""
+        self._meet(path, "modified")
+        return super().modified(path)
+
+    def touch(self, path: str) -> None:
+        """See Files."""
+        self._meet(path, "touch")
+        super().touch(path)
+
+    def free_bytes(self, path: str) -> int:
+        """See Files."""
+        self._meet(path, "free_bytes")
+        return super().free_bytes(path)
