@@ -243,7 +243,7 @@ class Channel(http.HTTPChannel):
             self.refuse(413, "Too large", "No body can be as long as Content-Length says.")
         else:
             self.length = int(value)
-            self._transferDecoder = http._IdentityTransferDecoder(  # type: ignore[no-untyped-call]
+            self._transferDecoder = http._IdentityTransferDecoder(
                 self.length, self.requests[0].handleContentChunk, self._finishRequestBody
             )
 
