@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
+from types import FrameType
 from typing import Any, ClassVar
 
 from twisted.application.service import IService
@@ -124,10 +126,28 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     try:
         config = read_config(options, os.environ, os.getcwd(), _allow_open_files())
-        return wiring.build(config, reactor)
+        service = wiring.build(config, reactor)
     except (usage.UsageError, ConfigError) as error:
         # twistd shows a traceback for any other exception that comes from here.
         raise SystemExit(f"dostore-api: {error}") from error
+    reactor.callWhenRunning(_stop_on_signals, reactor)
+    return service
+
+
+def _stop_on_signals(reactor: Any) -> None:
+    """Have SIGTERM and Ctrl-C stop the store with exit status 0.
+
+    Twisted would end the process by the signal again when all is closed, which to a supervisor
+    looks like a store that did not stop as it should. A second signal ends the process at once.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        reactor.callFromThread(reactor.stop)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
 
 
 def _allow_open_files() -> int:

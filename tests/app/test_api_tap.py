@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
+from collections.abc import Callable
 
 from twisted.application.service import IService, IServiceMaker
 from twisted.internet.task import Clock
@@ -21,6 +23,17 @@ def parse(*arguments: str) -> Options:
     options = Options()
     options.parseOptions(list(arguments))
     return options
+
+
+class FakeReactor(Clock):
+    """A reactor that never runs."""
+
+    def callFromThread(self, function: Callable[[], None]) -> None:
+        """Nothing is called from a thread before the start."""
+        raise AssertionError("called from a thread")
+
+    def callWhenRunning(self, function: Callable[..., None], *args: object) -> None:
+        """Never."""
 
 
 class OptionsTests(SyncTestCase):
@@ -85,12 +98,13 @@ class MakeServiceTests(SyncTestCase):
     def test_a_service(self) -> None:
         """Options make a service; nothing happens before it is started."""
         folder = self.mktemp()
-        service = makeService(parse(f"--storage-root={folder}"), Clock())
+        service = makeService(parse(f"--storage-root={folder}"), FakeReactor())
         self.assertTrue(IService.providedBy(service))
+        self.assertFalse(os.path.exists(folder))
 
     def test_a_wrong_value_ends_the_process(self) -> None:
         """The sentence goes to standard error by way of SystemExit, without a trace."""
-        error = self.assertRaises(SystemExit, makeService, parse("--listen=x"), Clock())
+        error = self.assertRaises(SystemExit, makeService, parse("--listen=x"), FakeReactor())
         self.assertTrue(str(error).startswith("dostore-api: --listen: 'x' cannot be used"))
 
     def test_the_limit_of_open_files_is_raised(self) -> None:

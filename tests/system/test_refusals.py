@@ -12,8 +12,8 @@ from tests.support.processes import BlockingStoreTestCase, Store
 class RefusalTests(BlockingStoreTestCase):
     """A real ``twistd``, with settings or folders that cannot be used."""
 
-    def refused(self, store: Store) -> str:
-        """What a store says on standard error before it ends."""
+    def refused(self, store: Store, *, in_log: bool = False) -> str:
+        """What a store says before it ends: on standard error, or what is met later, in its log."""
         done = subprocess.run(
             store.command(),
             cwd=store.folder.parent,
@@ -23,8 +23,8 @@ class RefusalTests(BlockingStoreTestCase):
             timeout=60,
         )
         self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
-        self.assertNotIn("Traceback", done.stderr)
-        return done.stderr
+        self.assertNotIn("Traceback", done.stdout + done.stderr)
+        return done.stdout if in_log else done.stderr
 
     def test_a_wrong_option(self) -> None:
         """The option and its value are named."""
@@ -93,11 +93,11 @@ class RefusalTests(BlockingStoreTestCase):
         store = self.start_store()
         other = self.make_store()
         other.port = store.port
-        self.assertIn(str(store.port), self.refused(other))
+        self.assertIn(str(store.port), self.refused(other, in_log=True))
 
     def test_a_root_that_is_a_file(self) -> None:
         """The path is named."""
         store = self.make_store()
         Path(store.folder).parent.mkdir(parents=True, exist_ok=True)
         Path(store.folder).write_text("not a folder")
-        self.assertIn(str(store.folder), self.refused(store))
+        self.assertIn(str(store.folder), self.refused(store, in_log=True))
