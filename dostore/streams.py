@@ -84,10 +84,11 @@ class BodySource:
         if self._waiter is not None:
             raise RuntimeError("a body has one reader at a time")
         self._wanted = size
+        waiter = self._waiter = Deferred()
         if self._paused:
+            # The connection may deliver at once what it has held back.
             self._paused = False
             self._flow.resume_body()
-        waiter = self._waiter = Deferred()
         self._flow.await_body(True)
         try:
             await waiter
