@@ -69,6 +69,10 @@ class MemoryMetadata:
         """See IMetadataStore."""
         raise NotImplementedError
 
+    async def created(self) -> float:
+        """See IMetadataStore."""
+        return 0.0
+
     async def ping(self) -> None:
         """See IMetadataStore."""
 
@@ -202,10 +206,17 @@ class MemoryStore:
         """See ObjectStore."""
         return self.state
 
-    def keep(self, name: str, data: bytes, **more: str) -> None:
+    def keep(
+        self,
+        name: str,
+        data: bytes,
+        content_type: str = "text/plain",
+        meta: Mapping[str, str] | None = None,
+    ) -> None:
         """Store an object without HTTP."""
         content_hash = ContentHash(hashlib.sha256(data).digest())
         self.contents[content_hash] = data
         versions = self.metadata.names.setdefault(name, [])
-        draft = Draft(name, Content(content_hash, len(data), Scheme()), self.created(), **more)
+        content = Content(content_hash, len(data), Scheme())
+        draft = Draft(name, content, self.created(), content_type, meta or {})
         versions.append(draft.numbered(len(versions) + 1))
