@@ -17,7 +17,9 @@ from contextlib import suppress
 _MAX_PIECES = 1024
 
 
-_libc = ctypes.CDLL(None)
+# PyDLL keeps the interpreter lock: this call never waits, and giving the lock to another thread for
+# its two microseconds can cost milliseconds until it comes back.
+_libc = ctypes.PyDLL(None)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 

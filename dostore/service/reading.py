@@ -30,6 +30,7 @@ class ShardSet:
     """The shards of one content, opened as they are needed.
 
     :ivar faulty: the indexes of shards that were met missing or damaged.
+    :ivar verified: those of shards whose blocks were right, as far as they were read.
     :ivar slow: those of shards that did not answer in time or at all.
     """
 
@@ -43,6 +44,7 @@ class ShardSet:
     ) -> None:
         self.content = content
         self.faulty: set[int] = set()
+        self.verified: set[int] = set()
         self.slow: set[int] = set()
         self._cluster = cluster
         self._workers = workers
@@ -79,7 +81,9 @@ class ShardSet:
         for number in range(max(found) + 1):
             if number not in found and number not in errors:
                 self.slow.add(order[number])
-        return self._split(dict(found.values()), first, count)
+        blocks = dict(found.values())
+        self.verified.update(blocks)
+        return self._split(blocks, first, count)
 
     def _preference(self) -> list[int]:
         """Data shards first, for they need no decoding; slow ones last."""

@@ -31,8 +31,9 @@ CONCURRENCY = 2
 #: Contents that were read are glanced at together, this long after the first of them.
 GLANCE_DELAY_S = 0.02
 
-#: More than this wait for no glance: reads must not outrun the looking after.
-_GLANCES = 10_000
+#: Of more reads than this in that time, some are not followed by a glance: looking after contents
+#: must not slow down reading them, and those that are read so often get their glance another time.
+_GLANCES = 16
 
 
 class Repairer:
@@ -66,7 +67,7 @@ class Repairer:
         self._queued: set[ContentHash] = set()
         self._again: set[ContentHash] = set()
         self._running = 0
-        self._glances: dict[ContentHash, Content] = {}
+        self._glances: dict[ContentHash, tuple[Content, set[int]]] = {}
         self._healing = False
         self._heal_again = False
 
@@ -94,19 +95,20 @@ class Repairer:
         elif len(self._glances) < _GLANCES:
             if not self._glances:
                 self._background.run("glance", self._glance())
-            self._glances[shards.content.hash] = shards.content
+            self._glances[shards.content.hash] = (shards.content, shards.verified)
 
     async def _glance(self) -> None:
         """Look whether the shards of what was read are all there, many contents at once."""
         await deferLater(self._clock, GLANCE_DELAY_S)
         glances, self._glances = self._glances, {}
         wanted: dict[str, list[tuple[Content, int]]] = {}
-        for content in glances.values():
+        for content, verified in glances.values():
             held = await self._cluster.locate(content.hash)
             if len(held) < content.scheme.shards:
                 self.notice(content.hash)
             for index, addresses in held.items():
-                wanted.setdefault(addresses[0], []).append((content, index))
+                if index not in verified:
+                    wanted.setdefault(addresses[0], []).append((content, index))
         nodes = {m.address: m.node for m in self._cluster.members() if m.live}
         outcomes = await gather(
             [nodes[address].glance(pairs) for address, pairs in wanted.items() if address in nodes]
