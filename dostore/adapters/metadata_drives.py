@@ -108,8 +108,7 @@ class LogDrive:
         found: set[End] = set()
         foreign = 0
         self._require_drive()
-        names = self.files.list(self.place.folder) if self._has_folder() else []
-        for name in names:
+        for name in self._names():
             kind, _, number = name.partition(".")
             if name.endswith(".new"):
                 if sweep:
@@ -131,8 +130,11 @@ class LogDrive:
                 snapshots[head.seq] = head
         return Listing(segments, snapshots, sizes, End.NEWER_FORMAT in found, foreign)
 
-    def _has_folder(self) -> bool:
-        return self.files.is_folder(self.place.folder)
+    def _names(self) -> list[str]:
+        try:
+            return self.files.list(self.place.folder)
+        except FileNotFoundError:
+            return []
 
     def _require_drive(self) -> None:
         """Not to mistake the empty mount point of a drive that is away for an empty drive."""
@@ -163,7 +165,7 @@ class LogDrive:
         :raises OSError: ENOENT when the drive itself is not there.
         """
         self._require_drive()
-        if not self._has_folder():
+        if not self.files.is_folder(self.place.folder):
             self.files.make_folder(self.place.folder)
             self.files.sync_folder(os.path.dirname(self.place.folder))
 
@@ -220,7 +222,7 @@ class LogDrive:
     def cut(self, before_term: int, before_seq: int) -> None:
         """Remove the segments and snapshots that a newer snapshot made needless."""
         self._require_drive()
-        for name in self.files.list(self.place.folder) if self._has_folder() else ():
+        for name in self._names():
             kind, _, number = name.partition(".")
             if not number.isdecimal():
                 continue

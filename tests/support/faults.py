@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from attrs import define, field
 
@@ -19,8 +20,8 @@ class Fault:
     """What happens to the calls on the files in and below a folder.
 
     :ivar error: the errno that a call fails with; None: it hangs until :meth:`lift`, then goes on.
-    :ivar operations: the names of the methods of Files that are struck; None: all. Opening a file to
-        write counts as ``create`` as well as ``open``.
+    :ivar operations: the names of the methods of Files that are struck; None: all. Opening a file
+        to write counts as ``create`` as well as ``open``.
     :ivar after: how many calls pass before.
     :ivar times: how many calls are struck; None: all that follow.
     :ivar torn_bytes: how many bytes a failing ``write`` writes nevertheless.
@@ -204,14 +205,18 @@ class FaultyFiles(Files):
         return super().list(path)
 
     def exists(self, path: str) -> bool:
-        """See Files."""
-        self._meet(path, "exists")
-        return super().exists(path)
+        """See Files; like the system's own test, it takes an error for a no."""
+        with suppress(OSError):
+            self._meet(path, "exists")
+            return super().exists(path)
+        return False
 
     def is_folder(self, path: str) -> bool:
-        """See Files."""
-        self._meet(path, "is_folder")
-        return super().is_folder(path)
+        """See Files; like the system's own test, it takes an error for a no."""
+        with suppress(OSError):
+            self._meet(path, "is_folder")
+            return super().is_folder(path)
+        return False
 
     def modified(self, path: str) -> float:
         """See Files."""
