@@ -7,6 +7,7 @@ inside. A coroutine that ends without ever waiting costs no Deferred.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from attrs import frozen
@@ -14,6 +15,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from dostore.errors import DostoreError
 
 T = TypeVar("T")
 
@@ -103,7 +106,9 @@ class _Group(Generic[T]):
         del self.running[number]
         error = failure.value
         if self._left:
-            if not isinstance(error, CancelledError):
+            if isinstance(error, DostoreError):
+                _log.info("Too late to matter: {error}", error=error)
+            elif not isinstance(error, CancelledError):
                 _log.failure("A coroutine that nobody waits for any more failed", failure)
         elif isinstance(error, Exception):
             self.outcomes[number] = Outcome(None, error)
@@ -144,17 +149,26 @@ class _Group(Generic[T]):
         for deferred in list(self.running.values()):
             deferred.cancel()
 
-    async def cancel_and_abandon(self) -> None:
-        """Cancel all that are running, wait for their ends, and let go of every result.
+    async def __aenter__(self) -> None:
+        """Whatever ends the block but its last line ends all that are running too."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, _: object, __: TracebackType | None
+    ) -> None:
+        """On an error cancel all that are running, wait for their ends, and let go of every result.
 
         Being cancelled meanwhile cancels them once more, what they do to clean up included.
         """
-        self.cancel()
-        while self.running:
-            try:
-                await self.wait(0)
-            except CancelledError:
-                self.cancel()
+        if kind is None:
+            return
+        # A coroutine that is closed, for nobody awaits it any more, may not wait for anything.
+        if not issubclass(kind, GeneratorExit):
+            self.cancel()
+            while self.running:
+                try:
+                    await self.wait(0)
+                except CancelledError:
+                    self.cancel()
         self.abandon()
 
     def leave(self) -> None:
@@ -195,11 +209,8 @@ async def gather(
         group.start(count, coro)
         count += 1
     if group.running:
-        try:
+        async with group:
             await group.wait(0)
-        except BaseException:
-            await group.cancel_and_abandon()
-            raise
     return [group.outcomes[number] for number in range(count)]
 
 
@@ -230,7 +241,7 @@ async def gather_quorum(
     if group.running:
         until = None if deadline_s is None else clock.seconds() + deadline_s
         settled = False
-        try:
+        async with group:
             while group.running:
                 if not settled and not group.successes < need <= group.successes + len(
                     group.running
@@ -242,9 +253,6 @@ async def gather_quorum(
                 if left_s is not None and left_s < _SLACK_S:
                     break
                 await group.wait(0 if settled else len(group.running) - 1, clock, left_s)
-        except BaseException:
-            await group.cancel_and_abandon()
-            raise
         group.leave()
     return [group.outcomes.get(number) for number in range(count)]
 
@@ -314,11 +322,8 @@ async def with_timeout(
     group: _Group[T] = _Group(release)
     group.start(0, coro)
     if group.running:
-        try:
+        async with group:
             await group.wait(0, clock, seconds)
-        except BaseException:
-            await group.cancel_and_abandon()
-            raise
         if group.running:
             group.leave()
             raise error()

@@ -223,6 +223,18 @@ class GatherTests(FanoutCase):
         self.assertEqual(lingering.cancelled, 2)
         self.failureResultOf(done, CancelledError)
 
+    def test_caller_is_closed(self) -> None:
+        """A caller that is closed, as at the end of the process, cancels all and waits for none."""
+        lingering, ended = Step(lingers=True), Step()
+        coro = gather([lingering(), ended()], release=self.release)
+        coro.send(None)
+        ended.succeed("early")
+        coro.close()
+        self.assertEqual(lingering.cancelled, 1)
+        self.assertEqual(self.released, ["early"])
+        lingering.clean_up("late")
+        self.assertEqual(self.released, ["early", "late"])
+
     def test_what_is_no_exception_reaches_the_caller(self) -> None:
         """SystemExit and the like are no outcome: they end the caller and cancel the rest."""
         first, second = Step(), Step()
@@ -306,11 +318,12 @@ class GatherQuorumTests(FanoutCase):
         self.assertEqual(self.released, ["late"])
 
     def test_straggler_fails_late(self) -> None:
-        """A straggler's late failure is logged, since nobody else will hear of it."""
-        straggler = Step(lingers=True)
-        self.successResultOf(self.advanced(self.quorum([returns("a"), straggler()], need=1)))
-        straggler.clean_up(ValueError("late"))
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        """A straggler's late failure is logged; as an error only if it is not one of ours."""
+        for error, logged in [(ValueError("late"), 1), (down(), 0)]:
+            straggler = Step(lingers=True)
+            self.successResultOf(self.advanced(self.quorum([returns("a"), straggler()], need=1)))
+            straggler.clean_up(error)
+            self.assertEqual(len(self.flushLoggedErrors()), logged)
 
     def advanced(self, done: Deferred[T]) -> Deferred[T]:
         """After the grace."""
