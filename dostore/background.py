@@ -88,7 +88,7 @@ class Background:
                 # Either stop() did it, and the loop ends; or something that the function awaited
                 # was cancelled by another, which is no reason never to call it again.
                 continue
-            except Exception:  # noqa: BLE001 - logged; the next call may well succeed
+            except Exception:
                 self._log.failure("{task} failed", task=name)
 
     async def stop(self, clock: IReactorTime, timeout_s: float) -> None:

@@ -203,12 +203,14 @@ class Member:
 
     :ivar live: it answers; its shards can be read.
     :ivar writable: it is live and takes shards (its drive is neither full nor read-only).
+    :ivar zone: what it shares with the nodes that are likely to fail together with it.
     """
 
     address: str
     node: IShardNode
     live: bool
     writable: bool
+    zone: str = ""
 
 
 class ICluster(Interface):
@@ -217,8 +219,25 @@ class ICluster(Interface):
     def members() -> Sequence[Member]:
         """Every node that is known, the ones that are away included, in a stable order."""
 
-    async def locate(content_hash: ContentHash) -> Mapping[int, Sequence[str]]:
-        """Which live nodes say that they hold which shards: addresses by shard index."""
+    def expected(content_hash: ContentHash, shards: int) -> Mapping[int, Sequence[str]]:
+        """Where the shards 0 … ``shards - 1`` of a content should be: addresses by shard index.
+
+        Asks nobody, so it may be wrong: a shard that is not there is looked for by :meth:`locate`.
+        """
+
+    async def locate(
+        content_hash: ContentHash, everywhere: bool = True
+    ) -> Mapping[int, Sequence[str]]:
+        """Which live nodes say that they hold which shards: addresses by shard index.
+
+        Returns when every node asked has said what it has, or had its time to.
+
+        :param everywhere: ask every live node; else only those that the content ranks first, where
+            it is unless nodes came or went.
+        """
+
+    def placed(content_hash: ContentHash, holders: Mapping[int, str]) -> None:
+        """Note that shards were written to these addresses, for :meth:`expected`."""
 
     def watch(joined: Callable[[str], None]) -> None:
         """Have ``joined(address)`` called whenever a node becomes live or writable again."""

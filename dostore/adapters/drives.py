@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
@@ -32,6 +34,14 @@ WATCH_INTERVAL_S = 2.0
 #: A look that takes longer than this says that the drive hangs.
 HUNG_AFTER_S = 3.0
 
+#: A drive none of whose calls ends for so many looks, while some wait, hangs too: a look may be
+#: answered from the system's memory. A minute, for one sync of very much may take half of that.
+STUCK_LOOKS = 30
+
+#: A drive that was full takes writes again when this many bytes are free, so that it is not found
+#: full again by the next write.
+FREE_AGAIN_BYTES = 16 << 20
+
 #: What was removed can be given back for this long.
 GARBAGE_KEPT_S = 24 * 3600.0
 _PURGE_INTERVAL_S = 3600.0
@@ -43,6 +53,8 @@ class Drive:
 
     :ivar workers: threads for its shards.
     :ivar watcher: one thread for looking at it, so that a look never queues behind work.
+    :ivar looks: how many looks found ``ended`` calls ended, and others waiting.
+    :ivar device: the number of the file system that its folder was on.
     """
 
     folder: str
@@ -51,6 +63,9 @@ class Drive:
     number: int = 0
     lock_fd: int | None = None
     looking: bool = False
+    ended: int = 0
+    looks: int = 0
+    device: int = 0
 
     @property
     def store(self) -> DriveStore:
@@ -114,14 +129,23 @@ class DriveSet:
             for drive in self.drives
         ]
 
-    async def locate(self, content_hash: ContentHash) -> Mapping[int, Sequence[str]]:
-        """See ICluster. The drives' indexes are in memory, so this asks no disk."""
+    def expected(self, content_hash: ContentHash, shards: int) -> Mapping[int, Sequence[str]]:
+        """See ICluster. The drives' indexes are in memory, so it is what is there."""
         found: dict[int, list[str]] = {}
         for drive in self.drives:
             if drive.node.state is not DriveState.AWAY:
-                for index in await drive.node.holds(content_hash):
+                for index in drive.node.held(content_hash):
                     found.setdefault(index, []).append(drive.node.address)
         return found
+
+    async def locate(
+        self, content_hash: ContentHash, everywhere: bool = True
+    ) -> Mapping[int, Sequence[str]]:
+        """See ICluster."""
+        return self.expected(content_hash, self._scheme.shards)
+
+    def placed(self, content_hash: ContentHash, holders: Mapping[int, str]) -> None:
+        """See ICluster. The drives know by themselves."""
 
     def watch(self, joined: Callable[[str], None]) -> None:
         """See ICluster."""
@@ -150,7 +174,7 @@ class DriveSet:
             [self._open(drive, what) for drive, what in found if what is not Found.GONE]
         )
         for outcome in opened:
-            if isinstance(outcome.error, ConfigError):
+            if outcome.error is not None:
                 await self.stop()
                 raise outcome.error
         if not any(drive.node.state is DriveState.LIVE for drive in self.drives):
@@ -159,12 +183,21 @@ class DriveSet:
                 "None of the drives can be used: "
                 + "; ".join(f"{d.folder}: {d.node.reason}" for d in self.drives)
             )
-        self._background.periodic("watch", WATCH_INTERVAL_S, self._watch_all, self._clock)
+        for drive in self.drives:
+            # Each by itself: one that hangs while it is scanned must not keep others from a look.
+            self._background.periodic(
+                f"watch {drive.node.address}",
+                WATCH_INTERVAL_S,
+                partial(self._watch_one, drive),
+                self._clock,
+            )
         self._background.periodic("purge", _PURGE_INTERVAL_S, self._purge, self._clock)
 
     async def _first_look(self, drive: Drive) -> Marker | Found:
         def look() -> Marker | Found:
-            self._files.make_folder(drive.folder)
+            if not self._files.is_folder(drive.folder):
+                self._files.make_folder(drive.folder)
+                self._files.sync_folder(os.path.dirname(drive.folder))
             return drive_marker.look(drive.folder, self._files)
 
         what: Marker | Found = await with_timeout(
@@ -202,7 +235,7 @@ class DriveSet:
 
     async def _open(self, drive: Drive, what: Marker | Found) -> None:
         try:
-            await drive.node.workers.run(self._prepare, drive, what)
+            self.temp_files_removed += await drive.node.workers.run(self._prepare, drive, what)
             index, garbage = await drive.node.workers.run(drive.store.scan)
         except OSError as error:
             self._release(drive)
@@ -216,14 +249,16 @@ class DriveSet:
             contents=len(index),
         )
 
-    def _prepare(self, drive: Drive, what: Marker | Found) -> None:
-        """Runs on a worker thread."""
+    def _prepare(self, drive: Drive, what: Marker | Found) -> int:
+        """Runs on a worker thread. How many temporary files were removed."""
         drive.lock_fd = drive_marker.lock(drive.folder, self._files)
-        drive.store.prepare()
+        # First: without it, folders that a crash here leaves would be taken for somebody's files.
         if what is Found.EMPTY:
             marker = Marker(self.store_id, drive.number, self._scheme.k, self._scheme.m)
             drive_marker.write(drive.folder, marker, self._files)
-        self.temp_files_removed += drive.store.clean_temp()
+        drive.store.prepare()
+        drive.device, _ = self._files.identity(drive.folder)
+        return drive.store.clean_temp()
 
     # Watching
 
@@ -232,9 +267,6 @@ class DriveSet:
         for drive in self.drives:
             if drive.node is node:
                 self._background.run("look", self._watch_one(drive))
-
-    async def _watch_all(self) -> None:
-        await gather([self._watch_one(drive) for drive in self.drives])
 
     async def _watch_one(self, drive: Drive) -> None:
         """Look at a drive and draw the conclusions; never more than one look at a time."""
@@ -248,6 +280,11 @@ class DriveSet:
 
     async def _conclude(self, drive: Drive) -> None:
         node = drive.node
+        if self._stuck(drive):
+            node.degrade(DriveState.AWAY, "none of its calls ends")
+        if node.state is DriveState.AWAY and node.workers.backlog():
+            # Nothing is sure of a drive while calls still hang in it.
+            return
         try:
             what = await with_timeout(
                 drive.watcher.run(self._look, drive),
@@ -275,9 +312,19 @@ class DriveSet:
             node.recover()
             self._tell(node)
 
+    def _stuck(self, drive: Drive) -> bool:
+        """Whether calls have waited for so long, without one of them ending, that they hang."""
+        node = drive.node
+        if not node.calls or node.ended != drive.ended:
+            drive.ended, drive.looks = node.ended, 0
+        drive.looks += 1
+        return drive.looks > STUCK_LOOKS
+
     def _look(self, drive: Drive) -> Marker | Found:
         """Runs on the watcher's thread."""
         what = drive_marker.look(drive.folder, self._files)
+        if what is Found.EMPTY and self._is_mount_point(drive):
+            return Found.GONE
         if isinstance(what, Marker):
             what.require(self.store_id, self._scheme, drive.folder)
             if what.number != drive.number:
@@ -287,7 +334,18 @@ class DriveSet:
                 )
             if drive.node.state is DriveState.READ_ONLY:
                 drive.store.probe()
+                if self._files.free_bytes(drive.folder) < FREE_AGAIN_BYTES:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return what
+
+    def _is_mount_point(self, drive: Drive) -> bool:
+        """Whether an empty folder is only where a drive was mounted: it is on its parent's now.
+
+        To fill it would fill another drive, and hide what is there when the drive is mounted again.
+        """
+        device, _ = self._files.identity(drive.folder)
+        parent, _ = self._files.identity(os.path.dirname(drive.folder))
+        return bool(drive.device) and device != drive.device and device == parent
 
     async def _come_back(self, drive: Drive, what: Marker | Found) -> None:
         """A drive was away, or another one, empty, is in its place."""
@@ -329,5 +387,5 @@ class DriveSet:
         """Stop watching and give the drives free."""
         await self._background.stop(self._clock, 0.0)
         for drive in self.drives:
-            drive.node.state, drive.node.reason = DriveState.AWAY, "stopped"
+            drive.node.stop()
             self._release(drive)

@@ -6,9 +6,10 @@ import errno
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
+from typing import Any, TypeVar
 
 from attrs import define
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -22,14 +23,16 @@ from dostore.core.scheme import Scheme
 from dostore.errors import BadShard, DostoreError, NodeUnavailable, NoSpace, ShardMissing
 from dostore.ports import IShardNode, IShardReader, IShardWriter
 
+T = TypeVar("T")
+
 _log = Logger()
 
 #: At most this many commits share one round of syncs; more wait for the next.
 _BATCH = 64
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-#: The process, not the drive, is short of something.
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
+#: The process, not the drive, is short of something, or the write was given up.
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ECANCELED}
 
 
 class DriveState(Enum):
@@ -60,6 +63,7 @@ class DriveNode:
 
     :param address: what the drive is called in the cluster.
     :param on_trouble: told when an error shows that the drive is worse than its state says.
+    :ivar ended: how many calls have ended, so that a drive which hangs can be told.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class DriveNode:
         self._garbage = ShardIndex()
         self._queue: list[_Commit] = []
         self._committing = False
+        self._calls: set[Deferred[Any]] = set()
+        self.ended = 0
 
     # What the drive is good for: set by DriveSet, which watches it.
 
@@ -97,10 +103,48 @@ class DriveNode:
                 reason=reason,
             )
         self.state, self.reason = state, reason
+        if state is DriveState.AWAY:
+            self._give_up()
 
     def recover(self) -> None:
         """The drive takes writes again."""
         self.state, self.reason = DriveState.LIVE, ""
+
+    def stop(self) -> None:
+        """The drive is not used any more."""
+        self.state, self.reason = DriveState.AWAY, "stopped"
+        self._give_up()
+
+    @property
+    def calls(self) -> int:
+        """How many calls wait for the drive."""
+        return len(self._calls)
+
+    def _give_up(self) -> None:
+        """Nobody waits any longer for a drive that may never answer."""
+        calls, self._calls = self._calls, set()
+        for call in calls:
+            call.cancel()
+        self._queue = [commit for commit in self._queue if not commit.waiter.called]
+
+    async def _call(self, function: Callable[..., T], *args: object) -> T:
+        """What ``function(*args)`` returns or raises on one of the drive's threads.
+
+        :raises NodeUnavailable: the drive went away meanwhile.
+        """
+        return await self._unless_away(Deferred.fromCoroutine(self.workers.run(function, *args)))
+
+    async def _unless_away(self, call: Deferred[T]) -> T:
+        self._calls.add(call)
+        try:
+            return await call
+        except CancelledError:
+            if call in self._calls:
+                raise
+            raise NodeUnavailable(f"{self.address} went away: {self.reason}.") from None
+        finally:
+            self._calls.discard(call)
+            self.ended += 1
 
     def _require(self, *states: DriveState) -> None:
         if self.state not in states:
@@ -137,7 +181,7 @@ class DriveNode:
             self._committing = True
             self._commit_next()
         try:
-            await commit.waiter
+            await self._unless_away(commit.waiter)
         except OSError as error:
             raise self._translated(error, "write a shard") from error
 
@@ -146,7 +190,9 @@ class DriveNode:
 
         A sync costs about the same for one shard as for many that wait for it together.
         """
-        batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+        # Who was cancelled meanwhile wants his shard no more.
+        wanted = [commit for commit in self._queue if not commit.waiter.called]
+        batch, self._queue = wanted[:_BATCH], wanted[_BATCH:]
         if not batch:
             self._committing = False
             return
@@ -196,8 +242,11 @@ class DriveNode:
             self.store.sync_objects()
         except OSError as error:
             for commit in published:
-                assert isinstance(commit.outcome, ShardName)
-                self._clean(self.store.unlink_object, commit.outcome)
+                name = commit.outcome
+                assert isinstance(name, ShardName)
+                # A file of the same name, and so of the same bytes, may have been durable before.
+                if self._index.get(name.content_hash, name.index) != name:
+                    self._clean(self.store.unlink_object, name)
                 commit.outcome = error
 
     def _each(self, batch: list[_Commit], step: Callable[[_Commit], None]) -> None:
@@ -241,7 +290,9 @@ class DriveNode:
         if name is None:
             name = await self._bring_back(content_hash, index)
         try:
-            shard = self.store.open_cached(name) or await self.workers.run(self.store.open, name)
+            shard = self.store.open_cached(name)
+            if shard is None:
+                shard = await self._call(self.store.open, name)
         except BadShard:
             await self._set_aside(name)
             raise
@@ -252,58 +303,76 @@ class DriveNode:
         return _LocalReader(self, name, shard)
 
     async def _bring_back(self, content_hash: ContentHash, index: int) -> ShardName:
+        """Move a shard back from ``garbage/``; several may ask for it at the same time."""
         name = self._garbage.get(content_hash, index)
         if name is None:
             raise ShardMissing(f"{self.address} has no shard {index} of {content_hash}.")
-        self._garbage.remove(content_hash, index)
         try:
-            await self.workers.run(self.store.restore, name)
-        except OSError as error:
+            await self._call(self.store.restore, name)
+        except FileNotFoundError as error:
+            self._garbage.remove(content_hash, index)
             raise ShardMissing(f"{self.address} has no shard {index} any more.") from error
-        self._index.add(name)
+        except OSError as error:
+            raise self._translated(error, "bring a shard back") from error
+        self._garbage.remove(content_hash, index)
+        self._add(name)
         return name
 
     async def _vanished(self, name: ShardName) -> DostoreError:
         """The file is not there: somebody removed it, or the whole drive is gone."""
-        if not await self.workers.run(self.store.files.is_folder, self.store.objects):
+        if not await self._call(self.store.files.is_folder, self.store.objects):
             self._on_trouble(self)
             return NodeUnavailable(f"{self.address} is gone.")
         self._index.remove(name.content_hash, name.index)
         return ShardMissing(f"{self.address} lost shard {name.index} of {name.content_hash}.")
 
-    async def _unreadable(self, name: ShardName, error: OSError) -> DostoreError:
+    async def _unreadable(
+        self, name: ShardName, error: OSError, opened: OpenShard | None = None
+    ) -> DostoreError:
         if error.errno in _OURS:
             return NodeUnavailable(f"{self.address} cannot read: {error.strerror}.")
         self._on_trouble(self)
         if error.errno != errno.EIO:
             return NodeUnavailable(f"{self.address} cannot read: {error.strerror}.")
         # A bad sector spoils one shard, not the drive: what is rebuilt will lie elsewhere on it.
-        await self._set_aside(name)
+        await self._set_aside(name, opened)
         return BadShard(f"{self.address} cannot read shard {name.index}: {error.strerror}.")
 
-    async def _set_aside(self, name: ShardName) -> None:
-        """Move a damaged shard out of the way, so that it is rebuilt and not met again."""
-        if self._index.get(name.content_hash, name.index) == name:
+    async def _set_aside(self, name: ShardName, opened: OpenShard | None = None) -> None:
+        """Move a damaged shard out of the way, so that it is rebuilt and not met again.
+
+        :param opened: the file that was found damaged, if it was not just opened: another, made
+            since, is left alone.
+        """
+        indexed = self._index.get(name.content_hash, name.index) == name
+        if indexed:
             self._index.remove(name.content_hash, name.index)
-        _log.warn("{address}: {name} is damaged", address=self.address, name=str(name))
         try:
-            await self.workers.run(lambda: self.store.remove(name, bad=True))
+            replaced = not await self._call(lambda: self.store.remove(name, bad=True, opened=opened))
         except OSError as error:
             _log.warn("{address} cannot set it aside: {error}", address=self.address, error=error)
             self._on_trouble(self)
+            return
+        if not replaced:
+            _log.warn("{address}: {name} is damaged", address=self.address, name=str(name))
+        elif indexed and self._index.get(name.content_hash, name.index) is None:
+            self._index.add(name)
 
     async def holds(self, content_hash: ContentHash) -> Collection[int]:
         """See IShardNode. What ``garbage/`` can give back counts."""
         self._require(DriveState.LIVE, DriveState.READ_ONLY)
-        found = self._index.indexes(content_hash)
-        return found or self._garbage.indexes(content_hash)
+        return self.held(content_hash)
+
+    def held(self, content_hash: ContentHash) -> Collection[int]:
+        """What the index says of a content, whatever the drive's state."""
+        return self._index.indexes(content_hash) or self._garbage.indexes(content_hash)
 
     async def renew(self, content_hash: ContentHash) -> None:
         """See IShardNode."""
         self._require(DriveState.LIVE, DriveState.READ_ONLY)
         names = self._names(content_hash)
         try:
-            await self.workers.run(self.store.touch, content_hash, names)
+            await self._call(self.store.touch, content_hash, names)
         except OSError as error:
             raise NodeUnavailable(
                 f"{self.address} cannot renew a shard: {error.strerror}."
@@ -312,7 +381,10 @@ class DriveNode:
     async def modified(self, content_hash: ContentHash) -> float:
         """See IShardNode."""
         self._require(DriveState.LIVE, DriveState.READ_ONLY)
-        times = await self.workers.run(self.store.modified, self._names(content_hash))
+        try:
+            times = await self._call(self.store.modified, self._names(content_hash))
+        except OSError as error:
+            raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
         if not times:
             raise ShardMissing(f"{self.address} has no shard of {content_hash}.")
         return float(max(times))
@@ -324,7 +396,7 @@ class DriveNode:
             (self._index.get(content.hash, index), content, index) for content, index in wanted
         ]
         try:
-            faulty: list[tuple[Content, int]] = await self.workers.run(self.store.glance, named)
+            faulty: list[tuple[Content, int]] = await self._call(self.store.glance, named)
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
         return faulty
@@ -342,7 +414,7 @@ class DriveNode:
         for name in self._names(content_hash):
             self._index.remove(content_hash, name.index)
             try:
-                await self.workers.run(lambda name=name: self.store.remove(name, bad=False))
+                await self._call(lambda name=name: self.store.remove(name, bad=False))
             except OSError as error:
                 self._index.add(name)
                 raise self._translated(error, "remove a shard") from error
@@ -357,7 +429,7 @@ class DriveNode:
         """Delete what was removed before a time (seconds since the epoch); how many files."""
         self._require(DriveState.LIVE)
         try:
-            purged = await self.workers.run(self.store.purge, before)
+            purged = await self._call(self.store.purge, before)
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot purge: {error.strerror}.") from error
         for file_name in purged:
@@ -390,13 +462,13 @@ class _LocalReader:
         try:
             if self._shard.in_memory:
                 return self._shard.read(first, count)
-            data: bytes = await node.workers.run(self._shard.read, first, count)
+            data: bytes = await node._call(self._shard.read, first, count)
             return data
         except BadShard:
-            await node._set_aside(self._name)
+            await node._set_aside(self._name, self._shard)
             raise
         except OSError as error:
-            raise await node._unreadable(self._name, error) from error
+            raise await node._unreadable(self._name, error, self._shard) from error
 
     async def close(self) -> None:
         """See IShardReader."""
@@ -415,12 +487,13 @@ class _LocalWriter:
         self._temp = temp
         self._running: Deferred[None] | None = None
         self._committed = False
+        self._aborted = False
 
     async def write(self, blocks: Sequence[Block]) -> None:
         """See IShardWriter."""
         await self._settled()
         self._running = Deferred.fromCoroutine(
-            self._node.workers.run(self._node.store.append, self._temp, blocks)
+            self._node._call(self._node.store.append, self._temp, blocks)
         )
 
     async def _settled(self) -> None:
@@ -434,11 +507,13 @@ class _LocalWriter:
 
     async def commit(self, content: Content) -> None:
         """See IShardWriter."""
+        if self._committed:
+            return
         await self._settled()
         # The bytes of a large shard are synced before it takes its place in a round of commits, so
         # that small ones do not wait for it.
         try:
-            await self._node.workers.run(self._finish, content)
+            await self._node._call(self._finish, content)
         except OSError as error:
             raise self._node._translated(error, "sync a shard") from error
         await self._node._commit(content, self._temp.builder.index, (), self._temp)
@@ -450,18 +525,23 @@ class _LocalWriter:
 
     async def abort(self) -> None:
         """See IShardWriter."""
-        if self._committed:
+        if self._committed or self._aborted:
             return
-        self._committed = True
+        self._aborted = True
+        node = self._node
         running, self._running = self._running, None
         if running is not None:
             # Its error was or will be told by another call; here it changes nothing.
             await running.addErrback(lambda _: None)
         try:
-            await self._node.workers.run(self._node.store.drop, self._temp)
+            await node._call(node.store.drop, self._temp)
+        except (CancelledError, NodeUnavailable):
+            # Perhaps it had not begun, and then it was forgotten. It must be done nevertheless.
+            node.workers.submit(node.store.drop, self._temp).add_done_callback(node._log_failure)
+            raise
         except OSError as error:
             _log.warn(
                 "{address} cannot drop a temporary shard: {error}",
-                address=self._node.address,
+                address=node.address,
                 error=error,
             )

@@ -13,19 +13,32 @@ import xxhash
 from dostore.core.names import ContentHash
 
 
-def rank(content_hash: ContentHash, addresses: Collection[str]) -> list[str]:
-    """The addresses, best first. The same for everybody who knows the same addresses."""
+def rank(content_hash: ContentHash, nodes: Collection[str] | Mapping[str, str]) -> list[str]:
+    """The addresses, best first. The same for everybody who knows the same nodes.
+
+    :param nodes: addresses, or zones by address. With zones, each address in the order is the best
+        of those whose zone has the fewest before it, so that any first n of them are spread over
+        the zones as evenly as can be.
+    """
     digest = content_hash.digest
-    return sorted(
-        addresses,
+    ranked = sorted(
+        nodes,
         key=lambda address: (xxhash.xxh3_64_intdigest(digest + address.encode()), address),
         reverse=True,
     )
+    if not isinstance(nodes, Mapping):
+        return ranked
+    taken: dict[str, int] = {}
+    turns: list[tuple[int, int, str]] = []
+    for place, address in enumerate(ranked):
+        turn = taken[nodes[address]] = taken.get(nodes[address], -1) + 1
+        turns.append((turn, place, address))
+    return [address for _, _, address in sorted(turns)]
 
 
 def homes(
     content_hash: ContentHash,
-    addresses: Collection[str],
+    nodes: Collection[str] | Mapping[str, str],
     usable: Collection[str],
     shards: int,
 ) -> dict[int, str]:
@@ -35,11 +48,11 @@ def homes(
     node beyond the first ``shards``; where no spare is left it is in nobody's place and left out.
     So a shard is where a reader looks first unless there was trouble, and no node has two.
 
-    :param addresses: all the nodes that are known, the ones that are away included.
+    :param nodes: all that are known, the ones that are away included; see :func:`rank`.
     :param usable: those that take shards now.
     :returns: addresses by shard index.
     """
-    ranked = rank(content_hash, addresses)
+    ranked = rank(content_hash, nodes)
     spares = iter([address for address in ranked[shards:] if address in usable])
     placed: dict[int, str] = {}
     for index, address in enumerate(ranked[:shards]):
@@ -52,7 +65,7 @@ def homes(
 
 def homes_of_missing(
     content_hash: ContentHash,
-    addresses: Collection[str],
+    nodes: Collection[str] | Mapping[str, str],
     usable: Collection[str],
     held: Mapping[int, Sequence[str]],
     shards: int,
@@ -63,7 +76,7 @@ def homes_of_missing(
     :returns: addresses by shard index; a shard for which no usable node is free of this content is
         left out, so that a later loss of one node never counts twice.
     """
-    ranked = rank(content_hash, addresses)
+    ranked = rank(content_hash, nodes)
     taken = {address for holders in held.values() for address in holders}
     free = [address for address in ranked if address in usable and address not in taken]
     missing = [index for index in range(shards) if not held.get(index)]

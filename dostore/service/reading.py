@@ -53,13 +53,24 @@ class ShardSet:
         self._held: Mapping[int, Sequence[str]] = {}
         self._members: dict[str, Member] = {}
         self._readers: dict[int, IShardReader] = {}
+        self._located = False
         self._closed = False
 
-    async def locate(self) -> None:
-        """Find out who holds what."""
-        self._held = await self._cluster.locate(self.content.hash)
+    def expect(self) -> None:
+        """Find out where the shards should be."""
         self._members = {member.address: member for member in self._cluster.members()}
-        self.faulty |= set(range(self.content.scheme.shards)) - set(self._held)
+        self._hold(self._cluster.expected(self.content.hash, self.content.scheme.shards))
+
+    async def locate(self) -> None:
+        """Ask everybody what they have, once."""
+        self._located = True
+        held = await self._cluster.locate(self.content.hash)
+        self._members = {member.address: member for member in self._cluster.members()}
+        self._hold(held)
+
+    def _hold(self, held: Mapping[int, Sequence[str]]) -> None:
+        self._held = held
+        self.faulty |= set(range(self.content.scheme.shards)) - set(held)
 
     async def read_stripes(self, first: int, count: int) -> list[dict[int, Block]]:
         """k verified blocks, by shard index, of each of ``count`` stripes from ``first`` on.
@@ -67,23 +78,33 @@ class ShardSet:
         :raises ContentLost: fewer than k shards are left.
         :raises Unavailable: enough may be left, but their nodes are out of reach.
         """
-        scheme = self.content.scheme
+        found, misplaced = await self._read_k(first, count)
+        if (misplaced or len(found) < self.content.scheme.k) and not self._located:
+            # Nodes came or went since these shards were placed.
+            self.faulty -= misplaced
+            await self.locate()
+            if len(found) < self.content.scheme.k:
+                found, _ = await self._read_k(first, count)
+        if len(found) < self.content.scheme.k:
+            raise self._lost(len(found))
+        self.verified.update(found)
+        return self._split(found, first, count)
+
+    async def _read_k(self, first: int, count: int) -> tuple[dict[int, bytes], set[int]]:
+        """The bytes of up to k shards, by index, and those that are not where they should be."""
         order = self._preference()
         thunks: list[Thunk] = [partial(self._read, index, first, count) for index in order]
         found, errors = await first_k(
-            thunks, k=scheme.k, clock=self._clock, hedge_after_s=HEDGE_AFTER_S
+            thunks, k=self.content.scheme.k, clock=self._clock, hedge_after_s=HEDGE_AFTER_S
         )
         for number, error in errors.items():
             self._note(order[number], error)
-        if len(found) < scheme.k:
-            raise self._lost(len(found))
         # Those that were started and overtaken lag; they are asked last from now on.
-        for number in range(max(found) + 1):
+        for number in range(max(found, default=-1) + 1):
             if number not in found and number not in errors:
                 self.slow.add(order[number])
-        blocks = dict(found.values())
-        self.verified.update(blocks)
-        return self._split(blocks, first, count)
+        misplaced = {order[n] for n, error in errors.items() if isinstance(error, ShardMissing)}
+        return dict(found.values()), misplaced
 
     def _preference(self) -> list[int]:
         """Data shards first, for they need no decoding; slow ones last."""
@@ -197,7 +218,7 @@ class ContentReader:
         """
         if self._count:
             try:
-                await self._shards.locate()
+                self._shards.expect()
                 self._first = await self._read()
             except BaseException:
                 await self.close()

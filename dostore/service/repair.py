@@ -36,6 +36,10 @@ GLANCE_DELAY_S = 0.02
 _GLANCES = 16
 
 
+#: How many contents are remembered for which there was no node.
+_WAITING = 10_000
+
+
 class Repairer:
     """Makes missing shards again, in the background, one content at a time.
 
@@ -66,6 +70,7 @@ class Repairer:
         self._queue: deque[ContentHash] = deque()
         self._queued: set[ContentHash] = set()
         self._again: set[ContentHash] = set()
+        self._waiting: dict[ContentHash, None] = {}
         self._running = 0
         self._glances: dict[ContentHash, tuple[Content, set[int]]] = {}
         self._healing = False
@@ -75,6 +80,8 @@ class Repairer:
 
     def notice(self, content_hash: ContentHash) -> None:
         """A shard of this content is missing or damaged: have it made again, soon."""
+        if content_hash in self._waiting:
+            return
         if content_hash in self._queued:
             # It may be past the shard that was found missing just now.
             self._again.add(content_hash)
@@ -103,7 +110,7 @@ class Repairer:
         glances, self._glances = self._glances, {}
         wanted: dict[str, list[tuple[Content, int]]] = {}
         for content, verified in glances.values():
-            held = await self._cluster.locate(content.hash)
+            held = self._cluster.expected(content.hash, content.scheme.shards)
             if len(held) < content.scheme.shards:
                 self.notice(content.hash)
             for index, addresses in held.items():
@@ -127,6 +134,7 @@ class Repairer:
 
         For a start, and for whenever a node is back.
         """
+        self._waiting.clear()
         if self._healing:
             self._heal_again = True
             return
@@ -165,7 +173,7 @@ class Repairer:
 
     async def find_whole(self, content_hash: ContentHash) -> Content | None:
         """The content, when all of its shards are there with sound footers; else None."""
-        held = await self._cluster.locate(content_hash)
+        held = await self._cluster.locate(content_hash, everywhere=False)
         if not held:
             return None
         readers = await self._open_all(content_hash, held)
@@ -237,6 +245,8 @@ class Repairer:
                 )
             targets = self._targets(content, sound)
             if not targets:
+                if len(sound) < content.scheme.shards:
+                    self._wait_for_node(content_hash)
                 return 0
             if await self._make(content, targets):
                 await self._verify(content, targets)
@@ -249,12 +259,19 @@ class Repairer:
                 return len(targets)
         raise BadShard("Shards go bad faster than they can be made.")
 
+    def _wait_for_node(self, content_hash: ContentHash) -> None:
+        """There is no node for what is missing: try no more before one comes."""
+        self._waiting[content_hash] = None
+        if len(self._waiting) > _WAITING:
+            del self._waiting[next(iter(self._waiting))]
+
     def _targets(
         self, content: Content, sound: Mapping[int, Sequence[str]]
     ) -> dict[int, IShardNode]:
         members = {m.address: m for m in self._cluster.members()}
         usable = {address for address, member in members.items() if member.writable}
-        placed = homes_of_missing(content.hash, members, usable, sound, content.scheme.shards)
+        zones = {address: member.zone for address, member in members.items()}
+        placed = homes_of_missing(content.hash, zones, usable, sound, content.scheme.shards)
         return {index: members[address].node for index, address in placed.items()}
 
     async def _make(self, content: Content, targets: Mapping[int, IShardNode]) -> bool:

@@ -151,15 +151,16 @@ class ContentWriter:
             return content
         content = Content(content_hash, len(data), self._scheme)
         shards = (await self._encode(data)).shards
-        held = await self._cluster.locate(content_hash)
+        held = await self._cluster.locate(content_hash, everywhere=False)
         members = {m.address: m for m in self._cluster.members()}
+        zones = {address: member.zone for address, member in members.items()}
         usable = {address for address, member in members.items() if member.writable}
         if held:
             # Part of it is here. What is there is written again in place, for it may be damaged.
-            placed = homes_of_missing(content_hash, members, usable, held, self._scheme.shards)
+            placed = homes_of_missing(content_hash, zones, usable, held, self._scheme.shards)
             placed |= {index: holders[0] for index, holders in held.items() if holders[0] in usable}
         else:
-            placed = homes(content_hash, members, usable, self._scheme.shards)
+            placed = homes(content_hash, zones, usable, self._scheme.shards)
         nodes = {index: members[address].node for index, address in placed.items()}
         outcomes = await gather_quorum(
             [node.put(content, index, shards[index]) for index, node in nodes.items()],
@@ -190,7 +191,8 @@ class ContentWriter:
         place = digest or ContentHash(secrets.token_bytes(32))
         members = {m.address: m for m in self._cluster.members()}
         usable = {address for address, member in members.items() if member.writable}
-        placed = homes(place, members, usable, self._scheme.shards)
+        zones = {address: member.zone for address, member in members.items()}
+        placed = homes(place, zones, usable, self._scheme.shards)
         nodes = {index: members[address].node for index, address in placed.items()}
         stream = _ShardStream(nodes, self._scheme, self._quorum, self._clock, self._background)
         leased: ContentHash | None = None
@@ -284,9 +286,15 @@ class ContentWriter:
         outcomes: Sequence[Outcome[None] | None],
     ) -> None:
         """Raise unless a quorum of the shards is there; have the others made when one is."""
-        done = sum(1 for outcome in outcomes if outcome is not None and outcome.ok)
+        holders = {
+            index: node.address
+            for (index, node), outcome in zip(nodes.items(), outcomes, strict=True)
+            if outcome is not None and outcome.ok
+        }
+        done = len(holders)
         if done < self._quorum:
             raise refusal(dict(zip(nodes.values(), outcomes, strict=True)), done, self._quorum)
+        self._cluster.placed(content.hash, holders)
         if done < self._scheme.shards:
             self._stats.degraded_writes += 1
             self._repairer.notice(content.hash)
