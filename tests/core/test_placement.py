@@ -16,6 +16,14 @@ from tests.support.properties import content_hashes, prove
 
 addresses = st.sets(st.text(alphabet="abc:123", min_size=1, max_size=6), min_size=1, max_size=12)
 
+#: Zones by address.
+zones = st.dictionaries(
+    st.text(alphabet="abc:123", min_size=1, max_size=6),
+    st.sampled_from(["east", "west", "north"]),
+    min_size=1,
+    max_size=12,
+)
+
 
 def contents(count: int) -> list[ContentHash]:
     """Contents that are the same in every run."""
@@ -72,6 +80,48 @@ class RankTests(SyncTestCase):
             self.assertEqual(len(counts), 12)
             for count in counts.values():
                 self.assertLess(abs(count - expected), 5 * deviation)
+
+    @prove
+    @given(content_hashes, zones)
+    def test_zones_are_even(self, content_hash: ContentHash, nodes: dict[str, str]) -> None:
+        """Any first n are spread over the zones: none has two more than one with nodes left."""
+        ranked = rank(content_hash, nodes)
+        self.assertEqual(sorted(ranked), sorted(nodes))
+        sizes = Counter(nodes.values())
+        for n in range(len(ranked) + 1):
+            counts = Counter(dict.fromkeys(sizes, 0))
+            counts.update(nodes[address] for address in ranked[:n])
+            unfilled = [counts[zone] for zone in sizes if counts[zone] < sizes[zone]]
+            self.assertLessEqual(max(counts.values(), default=0), min(unfilled, default=99) + 1)
+
+    @prove
+    @given(content_hashes, addresses)
+    def test_zones_that_say_nothing(self, content_hash: ContentHash, nodes: set[str]) -> None:
+        """One zone for all, or one for each, is as good as none."""
+        plain = rank(content_hash, nodes)
+        self.assertEqual(rank(content_hash, dict.fromkeys(nodes, "here")), plain)
+        self.assertEqual(rank(content_hash, {address: address for address in nodes}), plain)
+
+    @prove
+    @given(content_hashes, zones, st.integers(1, 8), st.data())
+    def test_zones_are_steady(
+        self, content_hash: ContentHash, nodes: dict[str, str], n: int, data: st.DataObject
+    ) -> None:
+        """When a node leaves, at most one other comes among the first n in its place."""
+        gone = data.draw(st.sampled_from(sorted(nodes)))
+        rest = {address: zone for address, zone in nodes.items() if address != gone}
+        before = set(rank(content_hash, nodes)[:n])
+        after = set(rank(content_hash, rest)[:n])
+        self.assertEqual(before - after, {gone} & before)
+
+    def test_zones_within_a_zone(self) -> None:
+        """Within a zone, and within a round over the zones, the order is the one without zones."""
+        (content_hash,) = contents(1)
+        ranked = rank(content_hash, "abcdef")
+        zone_of = dict(zip(ranked, ["x", "x", "x", "y", "y", "z"], strict=True))
+        self.assertEqual(
+            rank(content_hash, zone_of), [ranked[place] for place in (0, 3, 5, 1, 4, 2)]
+        )
 
 
 class HomesTests(SyncTestCase):
