@@ -17,8 +17,9 @@ FILE_NAME = "dostore.json"
 LOCK_NAME = "lock"
 FORMAT = 1
 
-#: What a new file system brings along; a folder with nothing else is an empty drive.
-_NOT_OURS = {"lost+found", LOCK_NAME}
+#: What a new file system brings along, and what a crash while a drive was made leaves; a folder
+#: with nothing else is an empty drive.
+_NOTHING = {"lost+found", LOCK_NAME, FILE_NAME + ".new"}
 
 _LIMIT_BYTES = 64 * 1024
 
@@ -113,7 +114,7 @@ def look(folder: str, files: Files) -> Marker | Found:
         return Marker.from_bytes(data, folder)
     if not files.is_folder(folder):
         return Found.GONE
-    names = set(files.list(folder)) - _NOT_OURS
+    names = set(files.list(folder)) - _NOTHING
     return Found.STRANGE if names else Found.EMPTY
 
 

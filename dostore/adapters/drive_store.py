@@ -12,6 +12,7 @@ import os
 import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from attrs import define, field
@@ -31,7 +32,7 @@ from dostore.core.shardfile import (
     parse_footer,
     plain_file_size,
 )
-from dostore.errors import BadShard
+from dostore.errors import BadShard, NodeUnavailable
 
 #: A file up to this size is read whole when it is opened: one read where three would be needed.
 WHOLE_FILE_BYTES = 128 * 1024
@@ -83,7 +84,7 @@ class OpenShard:
             return data
         with self._lock:
             if self._closed:
-                raise BadShard("The shard was closed.")
+                raise NodeUnavailable("The shard was closed.")
             self._busy += 1
         try:
             return self._read(first, count)
@@ -128,6 +129,13 @@ class OpenShard:
         self._page = page
         return page
 
+    def is_at(self, path: str) -> bool:
+        """Whether this very file is the one at a path; so taken when it was closed already."""
+        with self._lock:
+            if self._fd is None or self._closed:
+                return True
+            return self._files.identity(self._fd) == self._files.identity(path)
+
     def close(self) -> None:
         """Release the file, now or when the last read under way has ended. Idempotent."""
         with self._lock:
@@ -159,7 +167,7 @@ class TempShard:
     builder: ShardFileBuilder
     fd: int | None = None
     name: ShardName | None = None
-    dropped: bool = False
+    done: bool = False
     lock: threading.Lock = field(factory=threading.Lock)
 
 
@@ -180,15 +188,20 @@ class DriveStore:
         self.garbage = os.path.join(folder, "garbage")
 
     def prepare(self) -> None:
-        """Make the folders that are missing."""
-        for folder in (self.objects, self.temp, self.garbage):
+        """Make the folders that are missing, durably."""
+        folders = (self.objects, self.temp, self.garbage)
+        missing = [folder for folder in folders if not self.files.is_folder(folder)]
+        for folder in missing:
             self.files.make_folder(folder)
+        if missing:
+            self.files.sync_folder(self.folder)
 
     def clean_temp(self) -> int:
         """Remove what a crash left in ``temp/``; how many files."""
         names = self.files.list(self.temp)
         for name in names:
-            self.files.unlink(os.path.join(self.temp, name))
+            # A write that was given up may remove its file at the same time.
+            self._unlink(os.path.join(self.temp, name))
         return len(names)
 
     def scan(self) -> tuple[ShardIndex, ShardIndex]:
@@ -227,10 +240,11 @@ class DriveStore:
             if temp.fd is not None:
                 if self._sync:
                     self.files.sync(temp.fd)
+                temp.done = True
                 self._close(temp)
 
     def _fd(self, temp: TempShard) -> int:
-        if temp.dropped:
+        if temp.done:
             raise OSError(errno.ECANCELED, "the write was given up")
         if temp.fd is None:
             temp.fd = self.files.open(temp.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -250,7 +264,7 @@ class DriveStore:
     def drop(self, temp: TempShard) -> None:
         """Remove a file from ``temp/``; it need not be there, or not any more."""
         with temp.lock:
-            temp.dropped = True
+            temp.done = True
             try:
                 self._close(temp)
             finally:
@@ -298,29 +312,38 @@ class DriveStore:
         footer = _footer_of(name, data[-length:], len(data))
         return OpenShard(self.files, None, footer, data)
 
-    def remove(self, name: ShardName, *, bad: bool) -> None:
+    def remove(self, name: ShardName, *, bad: bool, opened: OpenShard | None = None) -> bool:
         """Move a shard to ``garbage/``; it need not be there any more.
 
         :param bad: it is damaged and must never be given back.
+        :param opened: move only this very file, not one that has taken its place.
+        :returns: False when another has.
         """
+        source = os.path.join(self.objects, str(name))
         target = os.path.join(self.garbage, str(name) + (_BAD if bad else ""))
         try:
-            self.files.rename(os.path.join(self.objects, str(name)), target)
+            if opened is not None and not opened.is_at(source):
+                return False
+            self.files.rename(source, target)
         except FileNotFoundError:
-            return
+            return True
         # Purging goes by the time of removal, and a rename does not set one.
         self.files.touch(target)
+        return True
 
     def unlink_object(self, name: ShardName) -> None:
         """Remove a shard that another file has replaced, or that could not be made durable."""
         self._unlink(os.path.join(self.objects, str(name)))
 
     def restore(self, name: ShardName) -> None:
-        """Move a shard back from ``garbage/``, durably."""
-        self.files.rename(
-            os.path.join(self.garbage, str(name)), os.path.join(self.objects, str(name))
-        )
-        self.files.touch(os.path.join(self.objects, str(name)))
+        """Move a shard back from ``garbage/``, durably; another thread may have done so already.
+
+        :raises FileNotFoundError: it is in neither place.
+        """
+        target = os.path.join(self.objects, str(name))
+        with suppress(FileNotFoundError):
+            self.files.rename(os.path.join(self.garbage, str(name)), target)
+        self.files.touch(target)
         self.sync_objects()
 
     def touch(self, content_hash: ContentHash, names: Sequence[ShardName]) -> None:

@@ -348,7 +348,9 @@ class DriveNode:
         if indexed:
             self._index.remove(name.content_hash, name.index)
         try:
-            replaced = not await self._call(lambda: self.store.remove(name, bad=True, opened=opened))
+            replaced = not await self._call(
+                lambda: self.store.remove(name, bad=True, opened=opened)
+            )
         except OSError as error:
             _log.warn("{address} cannot set it aside: {error}", address=self.address, error=error)
             self._on_trouble(self)
