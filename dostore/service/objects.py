@@ -48,6 +48,7 @@ class ObjectStore:
     :param workers: threads for hashing and coding.
     :param quorum: how many shards a write needs.
     :param now: the time of day in seconds since the epoch, told in ``created``.
+    :param verify: see ContentReader.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class ObjectStore:
         clock: IReactorTime,
         now: Callable[[], float],
         quorum: int | None = None,
+        verify: bool = False,
     ) -> None:
+        self._verify = verify
         self.metadata = metadata
         self.cluster = cluster
         self.stats = Stats()
@@ -194,7 +197,7 @@ class ObjectStore:
     async def open_content(self, content: Content) -> ContentReader:
         """The bytes of a content; the caller closes it."""
         shards = ShardSet(content, self.cluster, workers=self._workers, clock=self._clock)
-        reader = ContentReader(shards, self.repairer.after_read)
+        reader = ContentReader(shards, self.repairer.after_read, verify=self._verify)
         await reader.begin()
         self.stats.gets += 1
         return reader

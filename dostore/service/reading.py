@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from dostore.core.model import Content
 from dostore.core.stripes import Block, StripeCoder
-from dostore.errors import ContentLost, DostoreError, NodeUnavailable, ShardMissing, Unavailable
+from dostore.errors import (
+    ContentLost,
+    Corrupt,
+    DostoreError,
+    NodeUnavailable,
+    ShardMissing,
+    Unavailable,
+)
 from dostore.fanout import first_k, gather
-from dostore.ports import ICluster, IShardReader, IWorkers, Member
+from dostore.ports import IByteSink, ICluster, IShardReader, IWorkers, Member
+
+_log = Logger()
 
 #: Bytes of content that are read at a time.
 BATCH_BYTES = 1 << 20
@@ -31,6 +42,7 @@ class ShardSet:
 
     :ivar faulty: the indexes of shards that were met missing or damaged.
     :ivar verified: those of shards whose blocks were right, as far as they were read.
+    :ivar without: the index of a shard to leave out; -1: none.
     :ivar slow: those of shards that did not answer in time or at all.
     """
 
@@ -45,6 +57,7 @@ class ShardSet:
         self.content = content
         self.faulty: set[int] = set()
         self.verified: set[int] = set()
+        self.without = -1
         self.slow: set[int] = set()
         self._cluster = cluster
         self._workers = workers
@@ -108,7 +121,8 @@ class ShardSet:
 
     def _preference(self) -> list[int]:
         """Data shards first, for they need no decoding; slow ones last."""
-        sound = [index for index in sorted(self._held) if index not in self.faulty]
+        unwanted = self.faulty | {self.without}
+        sound = [index for index in sorted(self._held) if index not in unwanted]
         return sorted(sound, key=lambda index: index in self.slow)
 
     async def _read(self, index: int, first: int, count: int) -> tuple[int, bytes]:
@@ -186,6 +200,22 @@ class ShardSet:
     ) -> list[dict[int, Block]]:
         return [self._coder.rebuild(stripe, wanted) for stripe in stripes]
 
+    async def hash(self, hasher: hashlib._Hash, pieces: Sequence[Block]) -> None:
+        """Add pieces of content to a hash."""
+
+        def update() -> None:
+            for piece in pieces:
+                hasher.update(piece)
+
+        if sum(map(len, pieces)) <= _INLINE_BYTES:
+            update()
+        else:
+            await self._workers.run(update)
+
+    def holders(self, index: int) -> Sequence[str]:
+        """The addresses of the nodes that have a shard."""
+        return self._held.get(index, ())
+
     async def close(self) -> None:
         """Release every shard. Idempotent."""
         self._closed = True
@@ -197,13 +227,18 @@ class ContentReader:
     """A content as a stream.
 
     :ivar size: its bytes.
+    :param verify: compare the content's SHA-256 too before its last bytes are handed out. Blocks
+        are verified by the nodes that keep them; this is for nodes that are not trusted with it.
     :param on_end: told once, with the shards, when the reading has ended, however it did.
     """
 
-    def __init__(self, shards: ShardSet, on_end: Callable[[ShardSet], None]) -> None:
+    def __init__(
+        self, shards: ShardSet, on_end: Callable[[ShardSet], None], *, verify: bool = False
+    ) -> None:
         self.size = shards.content.size
         self._shards = shards
         self._on_end = on_end
+        self._hasher = hashlib.sha256() if verify else None
         scheme = shards.content.scheme
         self._next = 0
         self._count = scheme.stripe_count(self.size)
@@ -215,11 +250,14 @@ class ContentReader:
         """Find the shards and read the first batch, so that what is lost is known before any byte.
 
         :raises ContentLost, Unavailable: it cannot be read.
+        :raises Corrupt: it is small, and not what its hash says, whichever shards are taken.
         """
         if self._count:
             try:
                 self._shards.expect()
                 self._first = await self._read()
+                if self._hasher is not None and self._next == self._count and not self._matches():
+                    self._first = await self._read_without_liar()
             except BaseException:
                 await self.close()
                 raise
@@ -228,9 +266,24 @@ class ContentReader:
         """The next bytes of the content, about 1 MiB, in pieces; none at the end.
 
         :raises ContentLost, Unavailable: the rest cannot be read.
+        :raises Corrupt: what was read is not what its hash says; the last bytes are held back.
         """
         first, self._first = self._first, None
-        return first if first is not None else await self._read()
+        if first is not None:
+            return first
+        pieces = await self._read()
+        if pieces and self._next == self._count and not self._matches():
+            raise Corrupt(f"What the nodes sent of {self._shards.content.hash} is not its content.")
+        return pieces
+
+    async def send(self, sink: IByteSink) -> None:
+        """Write all that is left to a sink; one batch is read while the last is on its way."""
+        pieces = await self.read()
+        while pieces:
+            sent, following = await gather([sink.write(pieces), self.read()])
+            if sent.error is not None:
+                raise sent.error
+            pieces = following.value or ()
 
     async def _read(self) -> Sequence[Block]:
         count = min(self._batch, self._count - self._next)
@@ -250,7 +303,34 @@ class ContentReader:
                     pieces.append(block)
                 left -= len(block)
         self._next += count
+        if self._hasher is not None:
+            await self._shards.hash(self._hasher, pieces)
         return pieces
+
+    def _matches(self) -> bool:
+        return self._hasher is None or self._hasher.digest() == self._shards.content.hash.digest
+
+    async def _read_without_liar(self) -> Sequence[Block]:
+        """Read a small content again, each time without one of the shards that made it wrong."""
+        for index in sorted(self._shards.verified):
+            self._shards.without = index
+            self._hasher, self._next = hashlib.sha256(), 0
+            try:
+                pieces = await self._read()
+            except (ContentLost, Unavailable):
+                continue
+            if self._matches():
+                _log.error(
+                    "{addresses} sent a wrong shard {index} of {hash}",
+                    addresses=self._shards.holders(index),
+                    index=index,
+                    hash=self._shards.content.hash,
+                )
+                return pieces
+        raise Corrupt(
+            f"What the nodes sent of {self._shards.content.hash} is not its content, whichever "
+            "shards are taken. Store it again."
+        )
 
     async def close(self) -> None:
         """Release the shards. Idempotent."""

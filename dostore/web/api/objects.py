@@ -20,7 +20,7 @@ from dostore.errors import InvalidRequest, LengthRequired, TooLarge
 from dostore.service.listing import list_objects
 from dostore.service.objects import ObjectStore
 from dostore.web.api.lines import stream
-from dostore.web.request import Header, Request
+from dostore.web.request import LARGE_BYTES, Header, Request
 from dostore.web.resource import Resource
 
 #: What a browser makes of an object must not touch what belongs to others.
@@ -71,14 +71,10 @@ class Objects:
                 request.begin(200, headers, version.size)
                 request.finish()
                 return
-            pieces = await reader.read()
-            if sum(map(len, pieces)) == version.size:
-                request.respond(200, headers, b"".join(pieces))
+            if version.size < LARGE_BYTES:
+                request.respond(200, headers, b"".join(await reader.read()))
                 return
-            sink = request.begin(200, headers, version.size)
-            while pieces:
-                await sink.write(pieces)
-                pieces = await reader.read()
+            await reader.send(request.begin(200, headers, version.size))
             request.finish()
         finally:
             await reader.close()
