@@ -24,6 +24,7 @@ class Fault:
         to write counts as ``create`` as well as ``open``.
     :ivar after: how many calls pass before.
     :ivar times: how many calls are struck; None: all that follow.
+    :ivar containing: only paths with this in them.
     :ivar torn_bytes: how many bytes a failing ``write`` writes nevertheless.
     :ivar met: how many calls were struck so far.
     :ivar hanging: set as soon as a call hangs.
@@ -35,6 +36,7 @@ class Fault:
     after: int = 0
     times: int | None = None
     torn_bytes: int = 0
+    containing: str = ""
     met: int = 0
     hanging: threading.Event = field(factory=threading.Event)
     _lifted: threading.Event = field(factory=threading.Event)
@@ -47,6 +49,8 @@ class Fault:
     def strikes(self, operations: Collection[str], path: str) -> bool:
         """Whether this call is one to strike; counts it."""
         if self._lifted.is_set() or not f"{path}/".startswith(f"{self.folder}/"):
+            return False
+        if self.containing not in path:
             return False
         if self.operations is not None and not set(operations) & set(self.operations):
             return False
@@ -87,9 +91,11 @@ class FaultyFiles(Files):
         after: int = 0,
         times: int | None = None,
         torn_bytes: int = 0,
+        containing: str = "",
     ) -> Fault:
         """Have calls below ``folder`` fail; see Fault."""
-        return self._add(Fault(folder, error, operations, after, times, torn_bytes))
+        fault = Fault(folder, error, operations, after, times, torn_bytes, containing)
+        return self._add(fault)
 
     def hang(
         self,
@@ -98,9 +104,10 @@ class FaultyFiles(Files):
         operations: Collection[str] | None = None,
         after: int = 0,
         times: int | None = None,
+        containing: str = "",
     ) -> Fault:
         """Have calls below ``folder`` hang until the fault is lifted; see Fault."""
-        return self._add(Fault(folder, None, operations, after, times))
+        return self._add(Fault(folder, None, operations, after, times, 0, containing))
 
     def lift_all(self) -> None:
         """End every fault."""

@@ -92,7 +92,7 @@ class Machine:
             workers.stop()
 
     def image(self, root: str, drives: Sequence[int] | None = None) -> Machine:
-        """What a crash at this moment leaves of ``drives`` (all when None), without the database."""
+        """What a crash now leaves of ``drives`` (all when None), without the database."""
         crashed = Machine(root, Files(), len(self.numbers))
         for number in self.numbers if drives is None else drives:
             os.makedirs(crashed.meta(number))
