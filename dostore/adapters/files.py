@@ -103,6 +103,11 @@ class Files:
         """Bytes in an open file."""
         return os.fstat(fd).st_size
 
+    def identity(self, file: int | str) -> tuple[int, int]:
+        """Which file a descriptor or path stands for: its device and inode numbers."""
+        stat = os.stat(file)
+        return stat.st_dev, stat.st_ino
+
     def path_size(self, path: str) -> int:
         """Bytes in the file at ``path``."""
         return os.stat(path).st_size
