@@ -270,7 +270,7 @@ def decode_versions(payload: bytes) -> list[Version] | None:
     """The versions of a payload, in the order in which they were made; None when it is not one."""
     try:
         rows = json.loads(payload.decode())
-        return [_version(row) for row in rows]
+        return [_version(row) for row in rows] if isinstance(rows, list) else None
     except (ValueError, TypeError, RecursionError, InvalidRequest):
         return None
 
