@@ -44,6 +44,7 @@ class BodySource:
     __slots__ = (
         "_begun",
         "_buffered",
+        "_dropped",
         "_error",
         "_flow",
         "_paused",
@@ -65,6 +66,7 @@ class BodySource:
         self._wanted = 0
         self._begun = False
         self._paused = False
+        self._dropped = False
         self._error: DostoreError | None = None
         self._waiter: Deferred[None] | None = None
 
@@ -123,7 +125,7 @@ class BodySource:
             self.fail(
                 TooLarge(f"The body is larger than {self.limit} bytes, the most that is taken.")
             )
-        if self._error is not None:
+        if self._error is not None or self._dropped:
             return
         self._pieces.append(data)
         self._buffered += len(data)
@@ -150,7 +152,8 @@ class BodySource:
             self._wake()
 
     def drop(self) -> None:
-        """Nobody will read any more: forget what is held, and never ask for a pause again."""
+        """Nobody will read any more: forget what is held and what is still to come."""
+        self._dropped = True
         self._pieces.clear()
         self._buffered = 0
         if self._paused:
