@@ -185,6 +185,8 @@ class BodySourceTests(SyncTestCase):
         self.source.feed(bytes(HIGH_WATER_BYTES + 1))
         self.source.drop()
         self.assertFalse(self.flow.paused)
+        self.source.feed(bytes(2 * HIGH_WATER_BYTES))
+        self.assertFalse(self.flow.paused)
         self.source.drop()
         self.assertFalse(self.flow.paused)
 

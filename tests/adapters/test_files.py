@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
+from dostore.adapters import files as files_module
 from dostore.adapters.files import Files
 from tests.support.cases import SyncTestCase
 
@@ -190,6 +191,17 @@ class FolderTests(FilesCase):
         self.assertFalse(self.files.is_folder(self.path("link")))
         self.assertFalse(self.files.exists(self.path("a")))
 
+    def test_identity(self) -> None:
+        """A file is the same by descriptor, path and link, and another one in its place is not."""
+        fd = self.created("a")
+        identity = self.files.identity(fd)
+        self.assertEqual(self.files.identity(self.path("a")), identity)
+        os.link(self.path("a"), self.path("b"))
+        self.assertEqual(self.files.identity(self.path("b")), identity)
+        self.files.write_durably(self.path("a"), b"another")
+        self.assertNotEqual(self.files.identity(self.path("a")), identity)
+        self.assertEqual(self.files.identity(fd), identity)
+
     def test_touch(self) -> None:
         """Touching sets the time of change to now."""
         path = self.path("a")
@@ -212,6 +224,78 @@ class FolderTests(FilesCase):
         self.assertEqual(self.files.read_all(self.path("a"), 10), b"0123456789")
         self.assertEqual(self.files.read_all(self.path("a"), 4), b"0123")
         self.assert_errno(errno.ENOENT, self.files.read_all, self.path("b"), 4)
+
+
+class ReadCachedTests(FilesCase):
+    """read_cached."""
+
+    def setUp(self) -> None:
+        """A file of ten bytes, and a buffer for files of fewer than 16."""
+        super().setUp()
+        Path(self.path("a")).write_bytes(b"0123456789")
+        self.buffer = bytearray(16)
+
+    def read(self, name: str = "a") -> bytes | None:
+        """Read it, and leave no descriptor open."""
+        before = set(os.listdir("/proc/self/fd"))
+        data = self.files.read_cached(self.path(name), self.buffer)
+        self.assertEqual(set(os.listdir("/proc/self/fd")), before)
+        return data
+
+    def on_any_kernel(self) -> None:
+        """Have the two system calls work as on a kernel and file system that know them."""
+        preadv = os.preadv
+
+        def open_cached(path: str) -> int:
+            return os.open(path, os.O_RDONLY)
+
+        def preadv_cached(fd: int, buffers: list[bytearray], offset: int, flags: int) -> int:
+            self.assertEqual(flags, os.RWF_NOWAIT)
+            return preadv(fd, buffers, offset)
+
+        self.patch(files_module, "_open_cached", open_cached)
+        self.patch(os, "preadv", preadv_cached)
+
+    def test_real(self) -> None:
+        """On this machine, whatever it is, the file comes whole or not at all."""
+        self.assertIn(self.read(), (b"0123456789", None))
+
+    def test_missing(self) -> None:
+        """A file that is not there is none, and no error."""
+        self.assertIsNone(self.read("missing"))
+
+    def test_whole(self) -> None:
+        """What is in memory comes whole, and stays when the buffer is used again."""
+        self.on_any_kernel()
+        Path(self.path("b")).write_bytes(b"other")
+        data = self.read()
+        self.assertEqual((self.read("b"), data), (b"other", b"0123456789"))
+        Path(self.path("empty")).touch()
+        self.assertEqual(self.read("empty"), b"")
+
+    def test_too_long(self) -> None:
+        """A file that may be longer than the buffer is left to a thread."""
+        self.on_any_kernel()
+        Path(self.path("b")).write_bytes(bytes(16))
+        self.assertIsNone(self.read("b"))
+
+    def test_partly_in_memory(self) -> None:
+        """A file of which only the beginning is in memory is left to a thread."""
+        self.on_any_kernel()
+        with mock.patch.object(os, "preadv", return_value=4):
+            self.assertIsNone(self.read())
+
+    def test_not_in_memory(self) -> None:
+        """So is one that would have to be waited for, or whose file system cannot tell."""
+        self.on_any_kernel()
+        for number in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EIO):
+            with mock.patch.object(os, "preadv", side_effect=OSError(number, "no")):
+                self.assertIsNone(self.read())
+
+    def test_old_kernel(self) -> None:
+        """A kernel that cannot open without waiting makes every file wait for a thread."""
+        self.patch(files_module, "_syscall", lambda *_: -1)
+        self.assertIsNone(self.read())
 
 
 class LockTests(FilesCase):
