@@ -23,7 +23,7 @@ from zope.interface import implementer
 from dostore.core.chunked import ChunkedDecoder
 from dostore.errors import IncompleteBody, InvalidRequest
 from dostore.streams import ConsumerSink, IBodyFlow
-from dostore.web.problem import CONTENT_TYPE, problem
+from dostore.web.problem import CONTENT_TYPE, RETRY_AFTER_S, problem
 from dostore.web.request import LARGE_BYTES, Request
 
 if TYPE_CHECKING:
@@ -138,10 +138,11 @@ class Channel(http.HTTPChannel):
         if self.deaf:
             return
         body = problem(status, title, detail)
-        head = b"%b: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-        self.transport.write(
-            self.factory.common_head(status) + head % (*CONTENT_TYPE, len(body)) + body
-        )
+        head = self.factory.common_head(status) + b"%b: %b\r\n" % CONTENT_TYPE
+        if status == 503:
+            head += b"Retry-After: %d\r\n" % RETRY_AFTER_S
+        head += b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+        self.transport.write(head + body)
         self.linger()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
@@ -336,6 +337,8 @@ class Channel(http.HTTPChannel):
     def requestDone(self, request: Request) -> None:
         """The request has come as a whole and is answered as a whole: on to the next."""
         del self.requests[0]
+        # The time until the next request, or for it, begins now.
+        self.factory.watch(self, None)
         self.factory.lingering.stop(self)
         self._dropped = 0
         self.transport.bufferSize = FileDescriptor.bufferSize

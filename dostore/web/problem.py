@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+#: What a client is told to wait before it repeats what may succeed later.
+RETRY_AFTER_S = 5
+
 CONTENT_TYPE = (b"Content-Type", b"application/problem+json")
 
 

@@ -10,14 +10,11 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from dostore.errors import ClientGone, DostoreError, MethodNotAllowed, NotFound
-from dostore.web.problem import CONTENT_TYPE, problem
+from dostore.web.problem import CONTENT_TYPE, RETRY_AFTER_S, problem
 from dostore.web.request import Request
 
 #: Takes a request and what its path has after the resource's own, still percent-escaped.
 Method = Callable[[Request, bytes], Awaitable[None]]
-
-#: What a client is told to wait before it repeats what may succeed later.
-RETRY_AFTER_S = 5
 
 _log = Logger()
 

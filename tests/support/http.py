@@ -288,6 +288,20 @@ def request_bytes(
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + (body or b"")
 
 
+class Gate:
+    """What a store waits at.
+
+    :ivar deferred: what it awaits; several may.
+    """
+
+    def __init__(self) -> None:
+        self.deferred: Deferred[None] = Deferred()
+
+    def open(self) -> None:
+        """Let all go on."""
+        self.deferred.callback(None)
+
+
 class HttpTestCase(SyncTestCase):
     """A server over a store in memory. Nothing of it may be left when a test ends."""
 
@@ -341,10 +355,10 @@ class HttpTestCase(SyncTestCase):
         client.close()
         return answer
 
-    def gate(self, step: str) -> Deferred[None]:
-        """Have the store wait at a step until the Deferred is fired."""
-        gate: Deferred[None] = Deferred()
-        self.store.gates[step] = gate
+    def gate(self, step: str) -> Gate:
+        """Have the store wait at a step until the gate is opened."""
+        gate = Gate()
+        self.store.gates[step] = gate.deferred
         return gate
 
     def _check_nothing_left(self) -> None:

@@ -12,7 +12,7 @@ from dostore.core.model import Content, Draft, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 from dostore.errors import Deleted, DigestMismatch, NotFound
-from dostore.ports import Check, IByteSource, IMetadataStore
+from dostore.ports import Check, IByteSink, IByteSource, IMetadataStore
 from dostore.service.objects import Readiness
 from dostore.service.stats import Stats
 
@@ -94,6 +94,11 @@ class MemoryReader:
         await self._store.pause("read")
         piece, self._data = self._data[:PIECE_BYTES], self._data[PIECE_BYTES:]
         return [piece] if piece else []
+
+    async def send(self, sink: IByteSink) -> None:
+        """Write all that is left, piece by piece."""
+        while pieces := await self.read():
+            await sink.write(pieces)
 
     async def close(self) -> None:
         """Count it."""

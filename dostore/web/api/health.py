@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from dostore.service.objects import ObjectStore
-from dostore.web.problem import CONTENT_TYPE, problem
+from dostore.web.problem import CONTENT_TYPE, RETRY_AFTER_S, problem
 from dostore.web.request import Request
-from dostore.web.resource import RETRY_AFTER_S, Resource
+from dostore.web.resource import Resource
 
 _JSON = (b"Content-Type", b"application/json")
 

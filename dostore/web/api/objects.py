@@ -16,7 +16,7 @@ from dostore.core.httpfields import (
 from dostore.core.model import Version
 from dostore.core.names import parse_object_name
 from dostore.core.queries import ListingQuery, parse_query, parse_version_number
-from dostore.errors import InvalidRequest, LengthRequired, TooLarge
+from dostore.errors import Corrupt, InvalidRequest, LengthRequired, TooLarge
 from dostore.service.listing import list_objects
 from dostore.service.objects import ObjectStore
 from dostore.web.api.lines import stream
@@ -72,7 +72,10 @@ class Objects:
                 request.finish()
                 return
             if version.size < LARGE_BYTES:
-                request.respond(200, headers, b"".join(await reader.read()))
+                body = b"".join(await reader.read())
+                if len(body) != version.size:
+                    raise Corrupt(f"{len(body)} bytes were read of {version.size}.")
+                request.respond(200, headers, body)
                 return
             await reader.send(request.begin(200, headers, version.size))
             request.finish()
