@@ -18,7 +18,15 @@ from dostore.core.scheme import Scheme
 from dostore.core.stripes import Block, StripeCoder
 from dostore.errors import DigestMismatch, DostoreError, NoSpace, QuorumNotMet
 from dostore.fanout import Outcome, gather, gather_quorum
-from dostore.ports import IByteSource, ICluster, IMetadataStore, IShardNode, IShardWriter, IWorkers
+from dostore.ports import (
+    IByteSource,
+    ICluster,
+    IMetadataStore,
+    IShardNode,
+    IShardWriter,
+    IWorkers,
+    Member,
+)
 from dostore.service.leases import Leases
 from dostore.service.repair import Repairer
 from dostore.service.stats import Stats
@@ -122,9 +130,13 @@ class ContentWriter:
             return
         try:
             if not await self._metadata.referenced([content_hash]):
-                await gather(
-                    [m.node.delete(content_hash) for m in self._cluster.members() if m.live]
-                )
+                members = [m for m in self._cluster.members() if m.live]
+                for member, outcome in zip(
+                    members,
+                    await gather([m.node.delete(content_hash) for m in members]),
+                    strict=True,
+                ):
+                    _log_failure(f"{content_hash} is left for the sweep", member, outcome)
         except DostoreError as error:
             # The sweep for contents without a version finds it later.
             _log.warn("{hash} is left for the sweep: {error}", hash=content_hash, error=error)
@@ -277,7 +289,12 @@ class ContentWriter:
 
     async def _renew(self, content: Content) -> None:
         self._stats.deduplicated += 1
-        await gather([m.node.renew(content.hash) for m in self._cluster.members() if m.live])
+        members = [m for m in self._cluster.members() if m.live]
+        for member, outcome in zip(
+            members, await gather([m.node.renew(content.hash) for m in members]), strict=True
+        ):
+            # It only keeps the age for collectors elsewhere; here the lease protects the content.
+            _log_failure(f"{content.hash} is not renewed", member, outcome)
 
     def _judge(
         self,
@@ -298,6 +315,11 @@ class ContentWriter:
         if done < self._scheme.shards:
             self._stats.degraded_writes += 1
             self._repairer.notice(content.hash)
+
+
+def _log_failure(what: str, member: Member, outcome: Outcome[None]) -> None:
+    if outcome.error is not None:
+        _log.warn("{what}: {error}", what=what, error=outcome.error, address=member.address)
 
 
 def refusal(
@@ -343,14 +365,19 @@ class _ShardStream:
 
     async def begin(self) -> None:
         """Open a temporary shard on every node."""
-        outcomes = await gather(
-            [node.begin(index, self._scheme) for index, node in self._nodes.items()]
+        outcomes = await gather_quorum(
+            [node.begin(index, self._scheme) for index, node in self._nodes.items()],
+            need=self._quorum,
+            grace_s=WRITE_GRACE_S,
+            clock=self._clock,
+            release=lambda writer: writer.abort(),
         )
         for index, outcome in zip(self._nodes, outcomes, strict=True):
-            if outcome.ok:
+            if outcome is not None and outcome.ok:
                 self._writers[index] = outcome.value
             else:
-                self._failed[index] = Outcome(None, outcome.error)
+                error = None if outcome is None else outcome.error
+                self._failed[index] = Outcome(None, error or QuorumNotMet("no answer"))
         self._require()
 
     async def write(self, shards: Sequence[Sequence[Block]]) -> None:
