@@ -130,8 +130,9 @@ class DriveNode:
     async def _call(self, function: Callable[..., T], *args: object) -> T:
         """What ``function(*args)`` returns or raises on one of the drive's threads.
 
-        :raises NodeUnavailable: the drive went away meanwhile.
+        :raises NodeUnavailable: the drive is away, or went away meanwhile.
         """
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
         return await self._unless_away(Deferred.fromCoroutine(self.workers.run(function, *args)))
 
     async def _unless_away(self, call: Deferred[T]) -> T:
@@ -175,6 +176,7 @@ class DriveNode:
     async def _commit(
         self, content: Content, index: int, blocks: Sequence[Block], temp: TempShard | None
     ) -> None:
+        self._require(DriveState.LIVE, DriveState.READ_ONLY)
         commit = _Commit(Deferred(), content, index, blocks, temp)
         self._queue.append(commit)
         if not self._committing:
