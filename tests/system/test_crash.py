@@ -73,8 +73,8 @@ class CrashTests(BlockingStoreTestCase):
             shutil.rmtree(store.folder)
 
     def test_two_drives_and_the_database_lost_while_writing(self) -> None:
-        """They go under the hands of a store that runs: it refuses writes, and after a kill the next
-        start has every acknowledged version.
+        """They go under the hands of a store that runs: it refuses writes, and after a kill the
+        next start has every acknowledged version.
         """
         for lost in ("12", "36", "45"):
             store = self.start_store()
