@@ -1,0 +1,25 @@
+"""The native API over a store, as it is configured."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+
+from dostore.app.config import Config
+from dostore.service.objects import ObjectStore
+from dostore.web.api.site import build_factory
+from dostore.web.connections import Connections, HttpLimits
+
+
+def native_api(store: ObjectStore, config: Config, clock: IReactorTime) -> Connections:
+    """What answers the requests of an API server, whatever it keeps its objects on."""
+    return build_factory(
+        store,
+        clock=clock,
+        limits=HttpLimits(
+            max_connections=config.max_connections,
+            max_object_bytes=config.max_object_size,
+            body_timeout_s=config.body_timeout_s,
+        ),
+        require_digest=config.require_digest,
+        access_log=config.access_log,
+    )

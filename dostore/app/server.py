@@ -1,0 +1,131 @@
+"""What every dostore server does around its parts: start, listen, say so, drain, stop."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Protocol
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dostore import __version__
+from dostore.adapters.threads import Mailbox, Workers
+from dostore.errors import DostoreError
+from dostore.web.connections import Connections
+
+_log = Logger(namespace="dostore")
+
+#: Thousands of clients may come back at once after a restart.
+_BACKLOG = 1024
+
+
+@frozen(slots=True)
+class Listen:
+    """Where a server listens, and how long its requests may go on after it was told to stop."""
+
+    host: str
+    port: int
+    grace_s: float
+
+
+class Parts(Protocol):
+    """What a server is made of."""
+
+    async def start(self) -> Connections:
+        """Start everything; what answers the requests."""
+
+    async def stop(self) -> None:
+        """Stop what was started, however far that got. No request is under way any more."""
+
+    def describe(self) -> str:
+        """What is served here, for the log."""
+
+
+class Threads:
+    """The worker threads of a process."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.mailbox = Mailbox(reactor.callFromThread)
+        self._workers: list[Workers] = []
+
+    def make(self, name: str, size: int) -> Workers:
+        """Workers that end with the process."""
+        workers = Workers(self.mailbox, name, size)
+        self._workers.append(workers)
+        return workers
+
+    def stop(self) -> None:
+        """Take no more jobs. A thread that hangs on a drive dies with the process."""
+        for workers in self._workers:
+            workers.stop(0.0)
+
+
+class Server(Service):
+    """One process: its parts and the port, started and stopped in order."""
+
+    def __init__(
+        self, name: str, parts: Parts, listen: Listen, threads: Threads, reactor: Any
+    ) -> None:
+        self.name = name
+        self._parts = parts
+        self._listen = listen
+        self._threads = threads
+        self._reactor = reactor
+        self._connections: Connections | None = None
+        self._port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        """Begin to start; a failure stops the process with exit status 1."""
+        super().startService()  # type: ignore[no-untyped-call]
+        starting = Deferred.fromCoroutine(self._start())
+        _ = starting.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        if isinstance(failure.value, (DostoreError, CannotListenError, OSError)):
+            _log.critical("{name} cannot start: {error}", name=self.name, error=failure.value)
+        else:
+            _log.failure("{name} cannot start", failure, name=self.name)
+        # twistd has no way to be told an exit status; what is there is stopped first all the same.
+        self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+        self._reactor.callWhenRunning(self._reactor.stop)
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        self._connections = await self._parts.start()
+        kind: Any = TCP6ServerEndpoint if ":" in self._listen.host else TCP4ServerEndpoint
+        endpoint = kind(self._reactor, self._listen.port, _BACKLOG, self._listen.host)
+        port: IListeningPort = await endpoint.listen(self._connections)
+        self._port = port
+        where: Any = port.getHost()
+        _log.info(
+            "{name} {version} listens on {host}:{port}; {what}; started in {seconds:.2f} s",
+            name=self.name,
+            version=__version__,
+            host=where.host,
+            port=where.port,
+            what=self._parts.describe(),
+            seconds=time.monotonic() - began,
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """Refuse, drain, close; fires when all of it is done."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._port is not None:
+            closing: Deferred[None] | None = self._port.stopListening()
+            if closing is not None:
+                await closing
+        if self._connections is not None:
+            await self._connections.drain(self._listen.grace_s)
+        await self._parts.stop()
+        self._threads.stop()
+        _log.info("{name} is stopped", name=self.name)
