@@ -68,7 +68,7 @@ class Marker:
                 int(fields["data_shards"]),
                 int(fields["parity_shards"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ConfigError(
                 f"{os.path.join(folder, FILE_NAME)} is damaged. Restore it from another drive's, "
                 "with its own drive number, or empty the folder to have the drive rebuilt."
