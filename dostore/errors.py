@@ -90,6 +90,13 @@ class ClientGone(DostoreError):
     title = "Client gone"
 
 
+class Unauthorized(DostoreError):
+    """The request is not signed as it must be; the detail does not say what is wrong with it."""
+
+    status = 401
+    title = "Unauthorized"
+
+
 class MethodNotAllowed(DostoreError):
     """The resource exists but does not take this method.
 
@@ -189,6 +196,12 @@ class BadShard(Corrupt):
     """A shard file whose footer or block does not match its check, or is another shard's."""
 
     title = "Bad shard"
+
+
+class BadMessage(DostoreError):
+    """A message of the broker that is not what its exchange or queue is for. It is dropped."""
+
+    title = "Bad message"
 
 
 class NewerFormat(Unavailable):
