@@ -89,6 +89,11 @@ class MemoryReader:
         self._store = store
         self._data = memoryview(data)
 
+    @property
+    def left(self) -> int:
+        """Bytes that were not read yet."""
+        return len(self._data)
+
     async def read(self) -> Sequence[bytes | memoryview]:
         """About a mebibyte; nothing at the end."""
         await self._store.pause("read")
