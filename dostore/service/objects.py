@@ -15,8 +15,9 @@ from dostore.core.scheme import Scheme
 from dostore.errors import Deleted, NotFound, Unavailable
 from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
 from dostore.service.leases import Leases
-from dostore.service.reading import ContentReader, ShardSet
+from dostore.service.reading import ContentReader
 from dostore.service.repair import Repairer
+from dostore.service.shardset import ShardSet
 from dostore.service.stats import Stats
 from dostore.service.sweep import OrphanSweep
 from dostore.service.writing import ContentWriter
@@ -186,18 +187,21 @@ class ObjectStore:
             raise Deleted("The object is deleted. Older versions can be read by ?version=.")
         return version
 
-    async def open(self, version: Version) -> ContentReader:
-        """The bytes of a version; the caller closes it.
+    async def open(self, version: Version, span: tuple[int, int] | None = None) -> ContentReader:
+        """The bytes of a version, or a range of them; the caller closes it.
 
+        :param span: the first byte and the one after the last, within the size.
         :raises ContentLost, Unavailable: they cannot be read.
         """
         (content,) = version.contents
-        return await self.open_content(content)
+        return await self.open_content(content, span)
 
-    async def open_content(self, content: Content) -> ContentReader:
+    async def open_content(
+        self, content: Content, span: tuple[int, int] | None = None
+    ) -> ContentReader:
         """The bytes of a content; the caller closes it."""
         shards = ShardSet(content, self.cluster, workers=self._workers, clock=self._clock)
-        reader = ContentReader(shards, self.repairer.after_read, verify=self._verify)
+        reader = ContentReader(shards, self.repairer.after_read, span=span, verify=self._verify)
         await reader.begin()
         self.stats.gets += 1
         return reader

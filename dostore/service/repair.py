@@ -20,7 +20,8 @@ from dostore.errors import BadShard, ContentLost, DostoreError
 from dostore.fanout import gather
 from dostore.ports import ICluster, IShardNode, IShardReader, IShardWriter, IWorkers
 from dostore.service.leases import Leases
-from dostore.service.reading import BATCH_BYTES, ShardSet
+from dostore.service.reading import BATCH_BYTES
+from dostore.service.shardset import ShardSet
 from dostore.service.stats import Stats
 
 _log = Logger()
