@@ -127,12 +127,12 @@ class DriveNode:
             call.cancel()
         self._queue = [commit for commit in self._queue if not commit.waiter.called]
 
-    async def _call(self, function: Callable[..., T], *args: object) -> T:
+    async def call(self, function: Callable[..., T], *args: object) -> T:
         """What ``function(*args)`` returns or raises on one of the drive's threads.
 
         :raises NodeUnavailable: the drive is away, or went away meanwhile.
         """
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         return await self._unless_away(Deferred.fromCoroutine(self.workers.run(function, *args)))
 
     async def _unless_away(self, call: Deferred[T]) -> T:
@@ -147,11 +147,15 @@ class DriveNode:
             self._calls.discard(call)
             self.ended += 1
 
-    def _require(self, *states: DriveState) -> None:
+    def require(self, *states: DriveState) -> None:
+        """Refuse to go on when the drive is in another state.
+
+        :raises NodeUnavailable: it is.
+        """
         if self.state not in states:
             raise NodeUnavailable(f"{self.address} is {self.state.value}: {self.reason}.")
 
-    def _translated(self, error: OSError, doing: str) -> DostoreError:
+    def translated(self, error: OSError, doing: str) -> DostoreError:
         """The error of our tree for a system error of a write, after drawing its conclusion."""
         text = f"{self.address} cannot {doing}: {error.strerror}."
         if error.errno in _OURS:
@@ -165,18 +169,23 @@ class DriveNode:
 
     async def begin(self, index: int, scheme: Scheme) -> IShardWriter:
         """See IShardNode."""
-        self._require(DriveState.LIVE)
+        self.require(DriveState.LIVE)
         return _LocalWriter(self, self.store.begin(index, scheme))
 
     async def put(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
         """See IShardNode."""
-        self._require(DriveState.LIVE)
-        await self._commit(content, index, blocks, None)
+        self.require(DriveState.LIVE)
+        await self.commit(content, index, blocks, None)
 
-    async def _commit(
+    async def commit(
         self, content: Content, index: int, blocks: Sequence[Block], temp: TempShard | None
     ) -> None:
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
+        """Take a shard into ``objects/`` in the next round of syncs.
+
+        :param blocks: all of it, when there is no ``temp``.
+        :param temp: where it was written; finished, maybe settled.
+        """
         commit = _Commit(Deferred(), content, index, blocks, temp)
         self._queue.append(commit)
         if not self._committing:
@@ -185,7 +194,7 @@ class DriveNode:
         try:
             await self._unless_away(commit.waiter)
         except OSError as error:
-            raise self._translated(error, "write a shard") from error
+            raise self.translated(error, "write a shard") from error
 
     def _commit_next(self) -> None:
         """Commit all that waits in one round of syncs, and so on until nothing waits.
@@ -287,14 +296,14 @@ class DriveNode:
 
     async def open(self, content_hash: ContentHash, index: int) -> IShardReader:
         """See IShardNode."""
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         name = self._index.get(content_hash, index)
         if name is None:
             name = await self._bring_back(content_hash, index)
         try:
             shard = self.store.open_cached(name)
             if shard is None:
-                shard = await self._call(self.store.open, name)
+                shard = await self.call(self.store.open, name)
         except BadShard:
             await self._set_aside(name)
             raise
@@ -310,19 +319,19 @@ class DriveNode:
         if name is None:
             raise ShardMissing(f"{self.address} has no shard {index} of {content_hash}.")
         try:
-            await self._call(self.store.restore, name)
+            await self.call(self.store.restore, name)
         except FileNotFoundError as error:
             self._garbage.remove(content_hash, index)
             raise ShardMissing(f"{self.address} has no shard {index} any more.") from error
         except OSError as error:
-            raise self._translated(error, "bring a shard back") from error
+            raise self.translated(error, "bring a shard back") from error
         self._garbage.remove(content_hash, index)
         self._add(name)
         return name
 
     async def _vanished(self, name: ShardName) -> DostoreError:
         """The file is not there: somebody removed it, or the whole drive is gone."""
-        if not await self._call(self.store.files.is_folder, self.store.objects):
+        if not await self.call(self.store.files.is_folder, self.store.objects):
             self._on_trouble(self)
             return NodeUnavailable(f"{self.address} is gone.")
         self._index.remove(name.content_hash, name.index)
@@ -350,7 +359,7 @@ class DriveNode:
         if indexed:
             self._index.remove(name.content_hash, name.index)
         try:
-            replaced = not await self._call(
+            replaced = not await self.call(
                 lambda: self.store.remove(name, bad=True, opened=opened)
             )
         except OSError as error:
@@ -364,7 +373,7 @@ class DriveNode:
 
     async def holds(self, content_hash: ContentHash) -> Collection[int]:
         """See IShardNode. What ``garbage/`` can give back counts."""
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         return self.held(content_hash)
 
     def held(self, content_hash: ContentHash) -> Collection[int]:
@@ -373,10 +382,10 @@ class DriveNode:
 
     async def renew(self, content_hash: ContentHash) -> None:
         """See IShardNode."""
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         names = self._names(content_hash)
         try:
-            await self._call(self.store.touch, content_hash, names)
+            await self.call(self.store.touch, content_hash, names)
         except OSError as error:
             raise NodeUnavailable(
                 f"{self.address} cannot renew a shard: {error.strerror}."
@@ -384,9 +393,9 @@ class DriveNode:
 
     async def modified(self, content_hash: ContentHash) -> float:
         """See IShardNode."""
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         try:
-            times = await self._call(self.store.modified, self._names(content_hash))
+            times = await self.call(self.store.modified, self._names(content_hash))
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
         if not times:
@@ -395,45 +404,45 @@ class DriveNode:
 
     async def glance(self, wanted: Sequence[tuple[Content, int]]) -> Sequence[tuple[Content, int]]:
         """See IShardNode."""
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         named = [
             (self._index.get(content.hash, index), content, index) for content, index in wanted
         ]
         try:
-            faulty: list[tuple[Content, int]] = await self._call(self.store.glance, named)
+            faulty: list[tuple[Content, int]] = await self.call(self.store.glance, named)
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
         return faulty
 
     async def discard(self, content_hash: ContentHash, index: int) -> None:
         """See IShardNode."""
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         name = self._index.get(content_hash, index)
         if name is not None:
             await self._set_aside(name)
 
     async def delete(self, content_hash: ContentHash) -> None:
         """See IShardNode."""
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         for name in self._names(content_hash):
             self._index.remove(content_hash, name.index)
             try:
-                await self._call(lambda name=name: self.store.remove(name, bad=False))
+                await self.call(lambda name=name: self.store.remove(name, bad=False))
             except OSError as error:
                 self._index.add(name)
-                raise self._translated(error, "remove a shard") from error
+                raise self.translated(error, "remove a shard") from error
             self._garbage.add(name)
 
     async def inventory(self, page: int) -> Mapping[ContentHash, Collection[int]]:
         """See IShardNode."""
-        self._require(DriveState.LIVE, DriveState.READ_ONLY)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         return self._index.page(page)
 
     async def purge(self, before: float) -> int:
         """Delete what was removed before a time (seconds since the epoch); how many files."""
-        self._require(DriveState.LIVE)
+        self.require(DriveState.LIVE)
         try:
-            purged = await self._call(self.store.purge, before)
+            purged = await self.call(self.store.purge, before)
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot purge: {error.strerror}.") from error
         for file_name in purged:
@@ -466,7 +475,7 @@ class _LocalReader:
         try:
             if self._shard.in_memory:
                 return self._shard.read(first, count)
-            data: bytes = await node._call(self._shard.read, first, count)
+            data: bytes = await node.call(self._shard.read, first, count)
             return data
         except BadShard:
             await node._set_aside(self._name, self._shard)
@@ -497,7 +506,7 @@ class _LocalWriter:
         """See IShardWriter."""
         await self._settled()
         self._running = Deferred.fromCoroutine(
-            self._node._call(self._node.store.append, self._temp, blocks)
+            self._node.call(self._node.store.append, self._temp, blocks)
         )
 
     async def _settled(self) -> None:
@@ -507,7 +516,7 @@ class _LocalWriter:
         try:
             await running
         except OSError as error:
-            raise self._node._translated(error, "write a shard") from error
+            raise self._node.translated(error, "write a shard") from error
 
     async def commit(self, content: Content) -> None:
         """See IShardWriter."""
@@ -517,10 +526,10 @@ class _LocalWriter:
         # The bytes of a large shard are synced before it takes its place in a round of commits, so
         # that small ones do not wait for it.
         try:
-            await self._node._call(self._finish, content)
+            await self._node.call(self._finish, content)
         except OSError as error:
-            raise self._node._translated(error, "sync a shard") from error
-        await self._node._commit(content, self._temp.builder.index, (), self._temp)
+            raise self._node.translated(error, "sync a shard") from error
+        await self._node.commit(content, self._temp.builder.index, (), self._temp)
         self._committed = True
 
     def _finish(self, content: Content) -> None:
@@ -538,7 +547,7 @@ class _LocalWriter:
             # Its error was or will be told by another call; here it changes nothing.
             await running.addErrback(lambda _: None)
         try:
-            await node._call(node.store.drop, self._temp)
+            await node.call(node.store.drop, self._temp)
         except (CancelledError, NodeUnavailable):
             # Perhaps it had not begun, and then it was forgotten. It must be done nevertheless.
             node.workers.submit(node.store.drop, self._temp).add_done_callback(node._log_failure)
