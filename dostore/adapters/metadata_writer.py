@@ -45,7 +45,7 @@ MAX_VERSION_BYTES = 1 << 20
 _BATCH_BYTES = 4 << 20
 
 #: The database's write-ahead log is carried over after so many bytes of batches.
-_CHECKPOINT_BYTES = 1 << 20
+_CHECKPOINT_BYTES = 4 << 20
 
 
 @frozen(slots=True)
