@@ -59,6 +59,7 @@ class ShardSet:
         self._held: Mapping[int, Sequence[str]] = {}
         self._members: dict[str, Member] = {}
         self._readers: dict[int, IShardReader] = {}
+        self._retired: list[IShardReader] = []
         self._located = False
         self._closed = False
 
@@ -72,6 +73,8 @@ class ShardSet:
         self._located = True
         held = await self._cluster.locate(self.content.hash)
         self._members = {member.address: member for member in self._cluster.members()}
+        # What was missing or damaged before may have been made again by now.
+        self.faulty.clear()
         self._hold(held)
 
     def _hold(self, held: Mapping[int, Sequence[str]]) -> None:
@@ -86,8 +89,7 @@ class ShardSet:
         """
         found, misplaced = await self._read_k(first, count)
         if (misplaced or len(found) < self.content.scheme.k) and not self._located:
-            # Nodes came or went since these shards were placed.
-            self.faulty -= misplaced
+            # Nodes came or went since these shards were placed, or a repair is making them.
             await self.locate()
             if len(found) < self.content.scheme.k:
                 found, _ = await self._read_k(first, count)
@@ -183,7 +185,13 @@ class ShardSet:
     def _note(self, index: int, error: Exception) -> None:
         if not isinstance(error, DostoreError):
             raise error
-        (self.slow if isinstance(error, Unavailable) else self.faulty).add(index)
+        if isinstance(error, Unavailable):
+            self.slow.add(index)
+            return
+        self.faulty.add(index)
+        reader = self._readers.pop(index, None)
+        if reader is not None:
+            self._retired.append(reader)
 
     def _lost(self, found: int) -> DostoreError:
         scheme = self.content.scheme
@@ -246,5 +254,6 @@ class ShardSet:
     async def close(self) -> None:
         """Release every shard. Idempotent."""
         self._closed = True
-        readers, self._readers = self._readers, {}
-        await gather([reader.close() for reader in readers.values()])
+        readers = [*self._readers.values(), *self._retired]
+        self._readers, self._retired = {}, []
+        await gather([reader.close() for reader in readers])
