@@ -180,12 +180,12 @@ class DriveNode:
     async def commit(
         self, content: Content, index: int, blocks: Sequence[Block], temp: TempShard | None
     ) -> None:
-        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         """Take a shard into ``objects/`` in the next round of syncs.
 
         :param blocks: all of it, when there is no ``temp``.
         :param temp: where it was written; finished, maybe settled.
         """
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         commit = _Commit(Deferred(), content, index, blocks, temp)
         self._queue.append(commit)
         if not self._committing:
@@ -359,9 +359,7 @@ class DriveNode:
         if indexed:
             self._index.remove(name.content_hash, name.index)
         try:
-            replaced = not await self.call(
-                lambda: self.store.remove(name, bad=True, opened=opened)
-            )
+            replaced = not await self.call(lambda: self.store.remove(name, bad=True, opened=opened))
         except OSError as error:
             _log.warn("{address} cannot set it aside: {error}", address=self.address, error=error)
             self._on_trouble(self)
