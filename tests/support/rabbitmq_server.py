@@ -1,11 +1,12 @@
 """A real RabbitMQ of one's own on loopback, beside any other: for tests and for a cluster to try.
 
-:class:`RabbitmqServer` blocks its caller; it needs no reactor and nothing of trial. The tests of one
-run share the broker that :func:`rabbitmq` gives.
+:class:`RabbitmqServer` blocks its caller; it needs no reactor and nothing of trial. The tests of
+one run share the broker that :func:`rabbitmq` gives.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -138,15 +139,14 @@ class RabbitmqServer:
 
     def kill(self) -> None:
         """SIGKILL, at once; its port is free on return. Does nothing when it is not running."""
-        self._process = self._end(self._process)
+        process, self._process = self._process, None
+        self._end(process)
 
     def _end(self, process: subprocess.Popen[bytes] | None) -> None:
         if process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         self._guardian.forget(process.pid)
 
@@ -156,7 +156,8 @@ class RabbitmqServer:
         What this broker keeps is not worth an orderly end, which takes seconds.
         """
         self.kill()
-        self._epmd = self._end(self._epmd)
+        epmd, self._epmd = self._epmd, None
+        self._end(epmd)
 
 
 @cache
@@ -182,7 +183,7 @@ def rabbitmq() -> str:
 
 
 def own_rabbitmq() -> RabbitmqServer:
-    """A broker for one test, not started, that may be stopped at will; it ends with this process."""
+    """A broker for one test, not started, to be stopped at will; it ends with this process."""
     folder = tempfile.mkdtemp(prefix="dostore-rabbitmq-")
     guardian().remove(folder)
     return RabbitmqServer(folder, guardian())
