@@ -39,9 +39,9 @@ test: $(READY) ## every test; every branch of dostore/core is taken by the tests
 	$(TRIAL) $(UNIT) $(DEEP) || failed=1; \
 	test -z "$$failed"
 
-test-unit: $(READY) ## the tests that start no store: seconds
+test-unit: $(READY) ## the quick tests, which start no store: seconds
 	@mkdir -p .cache
-	@$(TRIAL) tests.core $(UNIT)
+	@DOSTORE_TEST_QUICK=1 $(TRIAL) tests.core $(UNIT)
 
 lint: $(READY) ## ruff: rules and format
 	@$(BIN)/ruff check $(CODE)

@@ -22,7 +22,7 @@ from dostore.core.logrecord import HEADER_BYTES
 from dostore.core.model import Version
 from dostore.errors import ConfigError, MetadataUnavailable
 from tests.contract.metadata import all_versions, draft, together, tombstone
-from tests.support.cases import AsyncTestCase
+from tests.support.cases import AsyncTestCase, slow
 from tests.support.faults import FaultyFiles
 from tests.support.metadata import COPIES, DRIVES, Machine
 
@@ -38,6 +38,7 @@ async def pause(seconds: float = 0.002) -> None:
     await deferLater(reactor, seconds)
 
 
+@slow
 class RecoveryCase(AsyncTestCase):
     """A machine of six drives, and stores that are closed at the end."""
 

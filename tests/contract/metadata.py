@@ -17,6 +17,7 @@ from dostore.core.names import ContentHash, successor
 from dostore.core.scheme import Scheme
 from dostore.errors import InvalidName, PreconditionFailed, TooLarge
 from dostore.ports import IMetadataStore
+from tests.support.cases import slow
 
 if TYPE_CHECKING:
     from tests.support.cases import AsyncTestCase as _Base
@@ -380,6 +381,7 @@ class MetadataContract(_Base):
         self.assertEqual(listed, [("a", 1), ("long", count), ("z", 1)])
         self.assertEqual(len(await all_versions(store, "", 1000)), count + 2)
 
+    @slow
     async def test_f12_hundred_thousand_names_under_a_prefix(self) -> None:
         """A hundred thousand names, many deleted, are listed in bounded pages, exactly."""
         store = await self.make_store()

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from twisted.trial import unittest
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+#: Set by ``make test-unit``: leave out what takes seconds, and draw fewer examples.
+QUICK = bool(os.environ.get("DOSTORE_TEST_QUICK"))
+
+
+def slow(test: T) -> T:
+    """Decorates a test, or a case, that takes more than a second: the quick round leaves it out."""
+    if QUICK:
+        test.skip = "slow; make test runs it"  # type: ignore[attr-defined]
+    return test
 
 
 class _Guards:

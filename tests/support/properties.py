@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from dostore.core.names import ContentHash
 from dostore.core.scheme import MAX_BLOCK_BYTES, MAX_SHARDS, MIN_BLOCK_BYTES, Scheme
+from tests.support.cases import QUICK
 
 #: Decorates every property test. No deadline: a machine that is busy is no failure.
-prove = settings(deadline=None, print_blob=True)
+prove = settings(deadline=None, print_blob=True, max_examples=20 if QUICK else 100)
 
 #: The same for properties whose single example is slow.
-prove_slowly = settings(prove, max_examples=25)
+prove_slowly = settings(prove, max_examples=5 if QUICK else 25)
 
 digests = st.binary(min_size=32, max_size=32)
 content_hashes = digests.map(ContentHash)
