@@ -28,8 +28,10 @@ def access_line(request: Request, moment: str) -> str:
 
 
 def _public(parameter: bytes) -> bytes:
-    name, _, _ = parameter.partition(b"=")
-    return parameter if name in _PLAIN_PARAMETERS else name + b"=..."
+    name, equals, _ = parameter.partition(b"=")
+    if name in _PLAIN_PARAMETERS:
+        return parameter
+    return name + b"=..." if equals else b"..."
 
 
 def _quote(text: bytes) -> str:

@@ -9,7 +9,10 @@ that runs since the end of the header section.
 
 from __future__ import annotations
 
+import fcntl
 import re
+import sys
+import termios
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +105,7 @@ class Channel(http.HTTPChannel):
         """Close when all that was written is sent, or after the write timeout."""
         if not self._closing:
             self.deaf = self._closing = True
-            self.factory.stalled.start(self)
+            self.factory.watch_output(self)
             self._unregister()
             self.transport.loseConnection()
 
@@ -417,7 +420,7 @@ class Channel(http.HTTPChannel):
     def pauseProducing(self) -> None:
         """The transport holds as much as it likes to."""
         self._waitingForTransport = True
-        self.factory.stalled.start(self)
+        self.factory.watch_output(self)
         if self._requestProducer is not None:
             self._requestProducer.pauseProducing()
         if not self.requests:
@@ -434,10 +437,15 @@ class Channel(http.HTTPChannel):
             self._next_request()
 
     def unsent_bytes(self) -> int:
-        """How much of what was written the transport still holds."""
+        """How much of what was written the client has not taken, here and in the kernel."""
         transport = self.transport
-        held = len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
-        return held + getattr(transport, "_tempDataLen", 0)
+        held: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+        try:
+            # The kernel holds megabytes for a slow client and takes no more from us meanwhile.
+            queued = fcntl.ioctl(transport.getHandle().fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return held
+        return held + int.from_bytes(queued, sys.byteorder)
 
 
 def _lists(lines: Sequence[bytes], token: bytes) -> bool:

@@ -25,6 +25,9 @@ Handler = Callable[[Request], Coroutine[Any, Any, None]]
 #: Connections that are one too many and are being told so; still more are closed without a word.
 _MAX_TURNED_AWAY = 256
 
+#: How often a client that does not read is looked at within the write timeout.
+_STALL_CHECKS = 4
+
 #: What handlers get to clean up after their connections were cut by :meth:`Connections.drain`.
 _CLEAN_UP_S = 5.0
 
@@ -84,9 +87,9 @@ class Connections(http.HTTPFactory):
         self.idle: Deadlines[Channel] = Deadlines(self.limits.idle_timeout_s)
         self.heads: Deadlines[Channel] = Deadlines(self.limits.header_timeout_s)
         self.bodies: Deadlines[Channel] = Deadlines(self.limits.body_timeout_s)
-        self.stalled: Deadlines[Channel] = Deadlines(self.limits.write_timeout_s)
+        self.stalled: Deadlines[Channel] = Deadlines(self.limits.write_timeout_s / _STALL_CHECKS)
         self.lingering: Deadlines[Channel] = Deadlines(self.limits.discard_timeout_s)
-        self._unsent: dict[Channel, int] = {}
+        self._stalls: dict[Channel, tuple[int, int]] = {}
         self._channels: set[Channel] = set()
         self._turned_away: set[Channel] = set()
         self._finished = finished
@@ -146,7 +149,7 @@ class Connections(http.HTTPFactory):
         """A connection is gone."""
         for queue in (self.idle, self.heads, self.bodies, self.stalled, self.lingering):
             queue.stop(channel)
-        self._unsent.pop(channel, None)
+        self._stalls.pop(channel, None)
         self._channels.discard(channel)
         self._turned_away.discard(channel)
         self._check_ended()
@@ -184,14 +187,21 @@ class Connections(http.HTTPFactory):
         if self._channels or self._turned_away:
             self._ticking = self.clock.callLater(TICK_S, self._tick)
 
+    def watch_output(self, channel: Channel) -> None:
+        """The client of a channel must take something, now and then."""
+        self._stalls[channel] = channel.unsent_bytes(), 0
+        self.stalled.start(channel)
+
     def _judge_stalled(self, channel: Channel) -> None:
         """Cut a client that has taken nothing for the whole write timeout."""
         unsent = channel.unsent_bytes()
-        if unsent < self._unsent.get(channel, unsent + 1):
-            self._unsent[channel] = unsent
-            self.stalled.start(channel)
-        else:
+        before, checks = self._stalls[channel]
+        checks = checks + 1 if unsent >= before else 0
+        if checks == _STALL_CHECKS:
             channel.abort()
+        else:
+            self._stalls[channel] = unsent, checks
+            self.stalled.start(channel)
 
     def common_head(self, status: int) -> bytes:
         """The status line and the headers that are on every answer."""

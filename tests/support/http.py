@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -59,6 +60,7 @@ class Client:
         self.received = b""
         self.dataBuffer = b""
         self.offset = 0
+        self._tempDataLen = 0
         self.bufferSize = BUFFER_BYTES
         self.writes: list[bytes] = []
         self.paused = False
@@ -225,6 +227,14 @@ class Client:
     def stopProducing(self) -> None:
         """See IPushProducer."""
         self.loseConnection()
+
+    def getHandle(self) -> Client:
+        """See ISystemHandle: there is none."""
+        return self
+
+    def fileno(self) -> int:
+        """There is no descriptor."""
+        raise OSError(errno.EBADF, "this is no socket")
 
     def getPeer(self) -> IPv4Address:
         """See ITransport."""

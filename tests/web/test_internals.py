@@ -6,6 +6,7 @@ When one of these fails after an upgrade, read twisted/web/http.py again before 
 from __future__ import annotations
 
 import inspect
+import socket
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -163,6 +164,10 @@ class TransportTests(HttpTestCase):
         descriptor = FileDescriptor(Reactor())  # type: ignore[arg-type]
         descriptor.connected = 1
         channel = self.connect().channel
+        one, other = socket.socketpair()
+        self.addCleanup(one.close)
+        self.addCleanup(other.close)
+        descriptor.getHandle = lambda: one  # type: ignore[attr-defined]
         self.patch(channel, "transport", descriptor)
         descriptor.write(b"abc")
         descriptor.write(b"de")

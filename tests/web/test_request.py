@@ -485,7 +485,7 @@ class AnswerTests(HttpTestCase):
             self.tick(250)
             client.take(1000)
         self.assertFalse(client.aborted)
-        self.tick(604)
+        self.tick(385)
         self.assertTrue(client.aborted)
 
     def test_slow_reader_of_the_last_bytes(self) -> None:

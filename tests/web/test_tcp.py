@@ -121,6 +121,9 @@ class TcpTests(AsyncTestCase):
             left = self.store.readers[0].left if self.store.readers else -1
             await pause(0.2)
         self.assertGreater(left, MUCH - HELD)
+        (channel,) = self.factory._channels
+        unsent = channel.unsent_bytes()
+        self.assertGreater(unsent, len(channel.transport.dataBuffer))
         self.assertEqual(await deferToThread(read_all, client), body)
         client.close()
 
