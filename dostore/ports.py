@@ -198,6 +198,60 @@ class IShardNode(Interface):
 
 
 @frozen(slots=True)
+class TempAbout:
+    """What is known of a temporary shard from its beginning.
+
+    :ivar hash: of the content; None: not known yet.
+    :ivar size: bytes of the content; None: not known yet.
+    """
+
+    index: int
+    scheme: Scheme
+    hash: ContentHash | None = None
+    size: int | None = None
+
+
+class ITempShards(Interface):
+    """Shards that are written over several requests, maybe over several lives of the process.
+
+    Each goes by a token that cannot be guessed. What was appended stays when the process ends.
+    Every method raises NodeUnavailable like a node's, and those that take a token NotFound when
+    there is no such shard (any more).
+    """
+
+    async def open(about: TempAbout) -> str:
+        """Begin a temporary shard; its token."""
+
+    async def about(token: str) -> tuple[TempAbout, int]:
+        """What is known of it, and how many plain bytes are held."""
+
+    async def append(token: str, source: IByteSource, offset: int | None) -> int:
+        """Append all that the source yields; how many bytes are held then.
+
+        What came before the source failed is kept. The blocks need not be whole.
+
+        :param offset: how many bytes must be held before; None: any number.
+        :raises Conflict: another number is held, or another call is under way.
+        :raises TooLarge: more than the shard takes; what was too much is not kept.
+        :raises NoSpace: the drive is full.
+        """
+
+    async def read(token: str, offset: int, size: int) -> bytes:
+        """Up to ``size`` of the bytes held, from ``offset`` on; not verified."""
+
+    async def commit(token: str, content: Content, shard_hash: bytes | None) -> None:
+        """Make it a durable shard of ``content``; it is no temporary one any more.
+
+        :param shard_hash: what the shard's hash must be; None: anything.
+        :raises InvalidRequest: the bytes held are no shard of such a content, or have another hash.
+            Nothing is kept.
+        """
+
+    async def drop(token: str) -> None:
+        """Remove it, if it is there. An append that is under way fails."""
+
+
+@frozen(slots=True)
 class Member:
     """A node as the cluster sees it now.
 

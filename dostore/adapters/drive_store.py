@@ -43,6 +43,9 @@ _TAIL_BYTES = 24 * 1024
 #: Suffix in garbage/ of what was found damaged: it is kept for a look, never given back.
 _BAD = ".bad"
 
+#: Suffix in temp/ of what tells about a shard that is written over several requests.
+ABOUT = ".json"
+
 Block = bytes | memoryview
 
 
@@ -197,12 +200,17 @@ class DriveStore:
             self.files.sync_folder(self.folder)
 
     def clean_temp(self) -> int:
-        """Remove what a crash left in ``temp/``; how many files."""
-        names = self.files.list(self.temp)
-        for name in names:
+        """Remove what a crash left in ``temp/``; how many files.
+
+        A shard that something is known of, by a file beside it, will be taken up again.
+        """
+        names = set(self.files.list(self.temp))
+        kept = {name for name in names if name + ABOUT in names}
+        kept |= {name + ABOUT for name in kept}
+        for name in names - kept:
             # A write that was given up may remove its file at the same time.
             self._unlink(os.path.join(self.temp, name))
-        return len(names)
+        return len(names - kept)
 
     def scan(self) -> tuple[ShardIndex, ShardIndex]:
         """The shards in ``objects/``, and those in ``garbage/`` that can be given back."""

@@ -62,6 +62,10 @@ class Files:
                 rest = rest[os.write(fd, rest) :]
         return total
 
+    def seek(self, fd: int, offset: int) -> None:
+        """Set where the next :meth:`write` goes."""
+        os.lseek(fd, offset, os.SEEK_SET)
+
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """Up to ``size`` bytes at ``offset``, fewer only at the end of the file."""
         data = os.pread(fd, size, offset)

@@ -233,10 +233,10 @@ class DriveNode:
         previous = self._index.add(name)
         if previous is not None:
             removed = self.workers.submit(self.store.unlink_object, previous)
-            removed.add_done_callback(self._log_failure)
+            removed.add_done_callback(self.log_failure)
 
-    def _log_failure(self, done: Future[None]) -> None:
-        """Runs on a worker thread."""
+    def log_failure(self, done: Future[None]) -> None:
+        """For what nobody waits for: log how it ended, if badly. Runs on a worker thread."""
         error = done.exception()
         if error is not None:
             _log.warn("{address} cannot clean up: {error}", address=self.address, error=error)
@@ -548,7 +548,7 @@ class _LocalWriter:
             await node.call(node.store.drop, self._temp)
         except (CancelledError, NodeUnavailable):
             # Perhaps it had not begun, and then it was forgotten. It must be done nevertheless.
-            node.workers.submit(node.store.drop, self._temp).add_done_callback(node._log_failure)
+            node.workers.submit(node.store.drop, self._temp).add_done_callback(node.log_failure)
             raise
         except OSError as error:
             _log.warn(

@@ -156,6 +156,11 @@ class FaultyFiles(Files):
                 fault.strike(path)
         return super().write(fd, pieces)
 
+    def seek(self, fd: int, offset: int) -> None:
+        """See Files."""
+        self._meet(self._path(fd), "seek")
+        super().seek(fd, offset)
+
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """See Files."""
         self._meet(self._path(fd), "pread")
