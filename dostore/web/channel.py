@@ -140,6 +140,7 @@ class Channel(http.HTTPChannel):
         """Answer to what is no proper request, and close."""
         if self.deaf:
             return
+        self.factory.refused[status] += 1
         body = problem(status, title, detail)
         head = self.factory.common_head(status) + b"%b: %b\r\n" % CONTENT_TYPE
         if status == 503:

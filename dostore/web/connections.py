@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from time import gmtime, strftime
@@ -66,6 +67,8 @@ class Connections(http.HTTPFactory):
     :param access_log: the path of a log in combined format, or None.
     :param finished: is told of each request that was answered, or whose client went away before.
     :ivar draining: no new connection and no further request on one is taken.
+    :ivar running: requests whose handlers have not ended.
+    :ivar refused: by status, how often a connection was ended before there was a request.
     """
 
     noisy = False
@@ -84,6 +87,7 @@ class Connections(http.HTTPFactory):
         self.limits = limits or HttpLimits()
         self.draining = False
         self.running: set[Request] = set()
+        self.refused: Counter[int] = Counter()
         self.idle: Deadlines[Channel] = Deadlines(self.limits.idle_timeout_s)
         self.heads: Deadlines[Channel] = Deadlines(self.limits.header_timeout_s)
         self.bodies: Deadlines[Channel] = Deadlines(self.limits.body_timeout_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import socket
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -15,6 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols.basic import LineReceiver
 from twisted.web import http
 
+import dostore
 from dostore.web.channel import Channel
 from tests.support.cases import SyncTestCase
 from tests.support.http import HttpTestCase
@@ -52,6 +54,28 @@ class RecordingChannel(http.HTTPChannel):
             self._transferDecoder = http._IdentityTransferDecoder(
                 5, self.requests[0].handleContentChunk, self._finishRequestBody
             )
+
+
+class LayoutTests(SyncTestCase):
+    """Where Twisted's HTTP is used."""
+
+    def test_one_module_knows_the_inside(self) -> None:
+        """All others use what Twisted documents: a factory, and the mark of a request class."""
+        found = {}
+        for path in sorted(Path(dostore.__file__).parent.rglob("*.py")):
+            lines = [line.strip() for line in path.read_text().splitlines()]
+            if used := [line for line in lines if line.startswith("from twisted.web")]:
+                found[path.name] = used
+            if path.name != "channel.py":
+                self.assertNotIn(" http._", path.read_text())
+        self.assertEqual(
+            found,
+            {
+                "channel.py": ["from twisted.web import http"],
+                "connections.py": ["from twisted.web import http"],
+                "request.py": ["from twisted.web.iweb import INonQueuedRequestFactory"],
+            },
+        )
 
 
 class ChannelTests(SyncTestCase):

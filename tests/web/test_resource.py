@@ -146,6 +146,28 @@ class MetricsTests(HttpTestCase):
         name = 'dostore_http_requests_total{method="GET",route="objects",status="none"}'
         self.assertEqual(self.metrics()[name], 1)
 
+    def test_answers_that_were_cut(self) -> None:
+        """So are they, whatever status they had begun with."""
+        self.store.keep("a", b"x" * 3_000_000)
+        client = self.connect(reading=False)
+        client.send(request_bytes("GET", "/objects/a"))
+        client.close()
+        name = 'dostore_http_requests_total{method="GET",route="objects",status="none"}'
+        self.assertEqual(self.metrics()[name], 1)
+
+    def test_connections(self) -> None:
+        """How many there are, and what was refused before it was a request."""
+        self.gate("find")
+        idle, busy, wrong = (self.connect() for _ in range(3))
+        busy.send(request_bytes("GET", "/objects/a"))
+        wrong.send(b"nonsense\r\n")
+        metrics = self.metrics()
+        self.assertEqual(metrics['dostore_http_refused_total{status="400"}'], 1)
+        self.assertEqual(metrics["dostore_http_connections"], 4)
+        self.assertEqual(metrics["dostore_http_idle"], 2)
+        self.assertEqual(metrics["dostore_http_running"], 2)
+        self.assertFalse(idle.lost)
+
     def test_store(self) -> None:
         """What the store counts, and its nodes."""
         self.store.stats.degraded_writes = 3

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from dostore.service.objects import ObjectStore, Readiness
+from dostore.web.connections import Connections
 from dostore.web.request import Request
 from dostore.web.resource import Resource
 
@@ -32,9 +33,11 @@ class HttpMetrics(Collector):
     """Counts requests: a few dictionary operations each, and the rest at a scrape.
 
     :param seconds: the clock that requests' ``started`` is read from.
+    :ivar connections: whose requests they are.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
+        self.connections: Connections | None = None
         self._seconds = seconds
         self._requests: Counter[tuple[bytes, str, int]] = Counter()
         self._durations: dict[tuple[bytes, str], list[int]] = {}
@@ -45,7 +48,9 @@ class HttpMetrics(Collector):
     def observe(self, request: Request) -> None:
         """A request was answered, or its client is gone."""
         method = request.method if request.method in _METHODS else b"other"
-        self._requests[method, request.route, request.status // 100] += 1
+        # An answer that was cut counts as none, whatever its status had promised.
+        status = request.status // 100 if request.answered else 0
+        self._requests[method, request.route, status] += 1
         self._bytes_in += request.body.received
         self._bytes_out += request.bytes_sent
         seconds = max(0.0, self._seconds() - request.started)
@@ -60,7 +65,7 @@ class HttpMetrics(Collector):
         """See Collector."""
         requests = CounterMetricFamily(
             "dostore_http_requests",
-            "Requests answered, by class of status; none: the client went away before.",
+            "Requests by class of status; none: the connection ended before the answer did.",
             labels=("method", "route", "status"),
         )
         for (method, route, status), count in self._requests.items():
@@ -84,6 +89,20 @@ class HttpMetrics(Collector):
                 (method.decode(), route), buckets, self._duration_sums[method, route]
             )
         yield durations
+        connections = self.connections
+        if connections is None:
+            return
+        refused = CounterMetricFamily(
+            "dostore_http_refused",
+            "What came in and was no proper request, or came too late or too often, by status.",
+            labels=("status",),
+        )
+        for code, count in connections.refused.items():
+            refused.add_metric((str(code),), count)
+        yield refused
+        yield _gauge("dostore_http_connections", "Open.", connections.connection_count)
+        yield _gauge("dostore_http_idle", "Open and without a request.", len(connections.idle))
+        yield _gauge("dostore_http_running", "Requests under way.", len(connections.running))
 
 
 class _StoreMetrics(Collector):

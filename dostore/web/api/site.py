@@ -48,4 +48,6 @@ def build_factory(
             b"/locate/": Locate(store).resource,
         },
     )
-    return Connections(router.handle, clock, limits, access_log, counted.observe)
+    connections = Connections(router.handle, clock, limits, access_log, counted.observe)
+    counted.connections = connections
+    return connections
