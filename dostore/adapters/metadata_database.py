@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -192,6 +192,24 @@ class Database:
         if answer != "ok":
             raise DamagedRow(answer)
 
+    def check_rows(self, look_up: Callable[[], None]) -> None:
+        """Read every version.
+
+        :param look_up: called now and then; may raise to end it.
+        :raises DamagedRow: one does not match its check.
+        """
+        rows = self.connection.execute(f"SELECT {_ROW} FROM versions v")
+        while some := rows.fetchmany(1000):
+            look_up()
+            for row in some:
+                _require_check(row)
+
+    def size_bytes(self) -> int:
+        """How large it is, without a look at the file."""
+        (pages,) = self.connection.execute("PRAGMA page_count").fetchone()
+        (page,) = self.connection.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(page)
+
     # Writing
 
     def begin(self) -> None:
@@ -350,13 +368,17 @@ def _check(row: tuple[Any, ...]) -> int:
     return xxh3_64_intdigest(text.encode() + (digest or b"")) - (1 << 63)
 
 
-def _version(row: tuple[Any, ...]) -> Version:
+def _require_check(row: tuple[Any, ...]) -> None:
     try:
         if _check(row[:-1]) != row[-1]:
             raise DamagedRow("a version does not match its check")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         # A column has another type than was written.
         raise DamagedRow("a version has a column of another type") from error
+
+
+def _version(row: tuple[Any, ...]) -> Version:
+    _require_check(row)
     name, number, digest, size, k, m, block_size, created, content_type, meta = row[:-1]
     content = None
     if digest is not None:

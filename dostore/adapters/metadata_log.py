@@ -68,7 +68,8 @@ class MetadataLog:
     def degraded(self) -> str | None:
         """What is lacking, as a sentence; None when nothing is."""
         if len(self._open) >= self.copies:
-            behind = [drive.place.address for drive in self._open if not drive.whole]
+            # A list first: this is asked on other threads, too.
+            behind = [drive.place.address for drive in list(self._open) if not drive.whole]
             if not behind:
                 return None
             return f"The metadata log is being copied to {', '.join(behind)}."
@@ -219,16 +220,17 @@ class MetadataLog:
         """Bring the log to its full number of drives, if there are sound ones to be had.
 
         :param retry: try drives that failed before, too.
-        :param joined: the address of a drive that is worth a try in any case.
+        :param joined: the address of a drive that is sound again.
         """
+        for drive in self.drives:
+            if drive.place.address == joined and drive not in self._open:
+                drive.failed = False
         if len(self._open) >= self.copies:
             return
         spare = [
             drive
             for drive in self.drives
-            if drive not in self._open
-            and drive.usable
-            and (retry or not drive.failed or drive.place.address == joined)
+            if drive not in self._open and drive.usable and (retry or not drive.failed)
         ]
         ready = on_all(spare, LogDrive.probe, self.timeout_s)
         for drive in ready:

@@ -245,6 +245,8 @@ class Recovery:
                 database.connection.execute("PRAGMA journal_mode = OFF").fetchone()
                 database.connection.execute("PRAGMA synchronous = OFF")
                 database.set_stopped(None)
+                if self._survey.created_ms is not None:
+                    database.set_created(self._survey.created_ms)
                 self._replay(database, base, strict=False)
             finally:
                 database.close()
@@ -276,8 +278,7 @@ class Recovery:
                 drive=drive.place.address,
             )
         self._remove(build)
-        began_ms = self._survey.created_ms
-        Database.create(build, self._store_id, self._now_ms if began_ms is None else began_ms)
+        Database.create(build, self._store_id, self._now_ms)
         return 0
 
     def _fetch(self, footer: SnapshotFooter, drive: LogDrive, build: str) -> bool:

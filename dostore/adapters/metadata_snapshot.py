@@ -104,8 +104,9 @@ class Snapshot:
         self._look_up()
         copy = Database(local, cache_kib=4096, writes=False)
         try:
-            # A damaged copy must not take the place of a sound one.
+            # A damaged copy must not take the place of a sound one, nor of the log.
             copy.quick_check()
+            copy.check_rows(self._look_up)
         finally:
             copy.close()
         return state

@@ -57,6 +57,7 @@ class Survey:
     """What is on all drives together.
 
     :ivar starts: the terms, each with the record from which on it voids lower ones.
+    :ivar created_ms: when the store of versions began, by the newest word of it.
     :ivar holders: for each term the drives that have a segment of it.
     """
 
@@ -78,7 +79,7 @@ class Survey:
                 survey.starts.append(TermStart(term, header.first_seq))
                 survey.holders.setdefault(term, []).append(drive)
                 lowest = survey.lowest_seq
-                survey.created_ms = header.created_ms
+                survey.created_ms = max(survey.created_ms or 0, header.created_ms)
                 survey.lowest_seq = min(lowest or header.carried_from, header.carried_from)
             survey.snapshots += [(footer, drive) for footer in drive.listing.snapshots.values()]
         survey.snapshots.sort(key=lambda found: found[0].seq, reverse=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from typing import TypeVar
 from uuid import UUID
 
@@ -96,6 +96,7 @@ class MetadataWriter:
     All methods block and are called on that thread, but for :meth:`read`.
 
     :param now_s: the time, in seconds since the epoch; called on the writer's thread.
+    :ivar needs_care: :meth:`care` has something to do at once.
     :param upkeep: one thread for what must not hold writes up: snapshots and checkpoints.
     :param writer: the writer's thread itself.
     """
@@ -120,6 +121,7 @@ class MetadataWriter:
         self._upkeep = upkeep
         self._writer = writer
         self._log = MetadataLog(places, copies, files, UUID(store_id).bytes, limits.sync_timeout_s)
+        self.needs_care = False
         self._database: Database | None = None
         self._readers: queue.SimpleQueue[tuple[int, Database]] = queue.SimpleQueue()
         self._generation = 0
@@ -127,6 +129,7 @@ class MetadataWriter:
         self._snapshot_stop: threading.Event | None = None
         self._unchecked_bytes = 0
         self._heal_now = False
+        self._rebuilt_s = float("-inf")
         self._snapshot_failed = False
 
     # Reads, on any thread
@@ -146,11 +149,14 @@ class MetadataWriter:
             if database is not None:
                 database.close()
             log.failure("The metadata database cannot be read.")
-            if is_damage(error):
+            if self._must_be_rebuilt(error):
                 raise DatabaseDamaged(generation, "The metadata is being rebuilt.") from error
             raise unavailable(error) from error
         self._readers.put((generation, database))
         return result
+
+    def _must_be_rebuilt(self, error: sqlite3.Error) -> bool:
+        return is_damage(error) or not self._files.exists(self._path)
 
     def _reader(self, generation: int) -> Database:
         while True:
@@ -176,19 +182,24 @@ class MetadataWriter:
             self._log, self._path, self._store_id, self._files, int(self._now_s() * 1000)
         )
         recovered = recovery.run(damage)
+        self._heal_now = False
         self._database = Database(self._path, cache_kib=16384, writes=True)
         self._snapshot_wanted = not recovered.fresh and (
             recovered.rebuilt is not None or any(not d.whole for d in self._log.members)
         )
+        self.needs_care = self._snapshot_due()
         return recovered
 
     def rebuild(self, generation: int) -> None:
         """Make the database anew from snapshot and log, unless that was done since.
 
-        :raises MetadataUnavailable: that fails.
+        :raises MetadataUnavailable: that fails, or was done a moment ago and did not help.
         """
         if generation != self._generation:
             return
+        if abs(self._now_s() - self._rebuilt_s) < self._limits.retry_s:
+            raise MetadataUnavailable("The metadata database is damaged again. Try again later.")
+        self._rebuilt_s = self._now_s()
         self._generation += 1
         if self._snapshot_stop is not None:
             self._snapshot_stop.set()
@@ -239,7 +250,7 @@ class MetadataWriter:
             try:
                 return self._commit(additions)
             except sqlite3.Error as error:
-                if not is_damage(error):
+                if not self._must_be_rebuilt(error):
                     raise
                 log.failure("The metadata database is damaged.")
                 self.rebuild(generation)
@@ -273,6 +284,7 @@ class MetadataWriter:
                 if self._log.pending:
                     self._give_up(database)
         self._heal_now = self._heal_now or len(self._log.members) < members
+        self.needs_care = self._heal_now or self._snapshot_due()
         self._unchecked_bytes += len(payload)
         if self._unchecked_bytes >= _CHECKPOINT_BYTES:
             self._unchecked_bytes = 0
@@ -315,22 +327,18 @@ class MetadataWriter:
             return
         try:
             database.set_void(term, self._log.next_seq)
+            database.checkpoint(wait=False)
         except sqlite3.Error:
             log.failure("A batch that was given up could not be noted as such.")
 
     # Care
 
-    @property
-    def needs_care(self) -> bool:
-        """Whether :meth:`care` has something to do at once."""
-        return self._heal_now or self._snapshot_due()
-
     def _snapshot_due(self) -> bool:
-        if self._snapshot_stop is not None or self._snapshot_failed:
+        if self._snapshot_stop or self._snapshot_failed or self._database is None:
             return False
         logged = self._log.bytes_since_cut
         return self._snapshot_wanted or (
-            logged > self._limits.snapshot_bytes and logged > os.path.getsize(self._path) // 2
+            logged > self._limits.snapshot_bytes and logged > self._database.size_bytes() // 2
         )
 
     def care(self, retry: bool = False, joined: str | None = None) -> None:
@@ -339,11 +347,11 @@ class MetadataWriter:
         :param retry: try again what failed before.
         :param joined: the address of a drive that is back.
         """
-        self._heal_now = False
+        self._heal_now = self.needs_care = False
         try:
             if retry:
                 self._snapshot_failed = False
-                if self._database is None:
+                if self._database is None or not self._files.exists(self._path):
                     self.rebuild(self._generation)
                 self._log.verify()
             before = set(self._log.members)
@@ -352,7 +360,7 @@ class MetadataWriter:
                 self._snapshot_wanted = True
             if self._snapshot_due() and self._log.members:
                 self._start_snapshot()
-        except (DostoreError, OSError):
+        except (DostoreError, sqlite3.Error, OSError):
             log.failure("The metadata log could not be cared for.")
 
     def _start_snapshot(self) -> None:
@@ -382,7 +390,7 @@ class MetadataWriter:
             log.info("A snapshot of the metadata was stopped.")
         except (sqlite3.Error, OSError) as error:
             log.failure("A snapshot of the metadata could not be taken.")
-            if isinstance(error, sqlite3.Error) and is_damage(error):
+            if isinstance(error, sqlite3.Error) and self._must_be_rebuilt(error):
                 self._writer.submit(self.rebuild, generation)
         self._writer.submit(self._end_snapshot, snapshot, taken)
 
@@ -391,7 +399,12 @@ class MetadataWriter:
             self._snapshot_stop = None
         if taken is None or snapshot.stop.is_set():
             self._snapshot_wanted = self._snapshot_failed = True
-            return
+        else:
+            self._use_snapshot(taken)
+            if self._heal_now or self._snapshot_wanted:
+                self.care()
+
+    def _use_snapshot(self, taken: SnapshotTaken) -> None:
         for drive, lapse in taken.lapses.items():
             set_aside(drive, lapse)
             self._heal_now = True
@@ -441,7 +454,7 @@ class MetadataWriter:
         database, self._database = self._database, None
         try:
             if database is not None:
-                self._save_cheaply()
+                self._save_cheaply(database)
                 self._log.close_segment()
                 whole = [drive for drive in self._log.drives if drive.whole]
                 listings = on_all(whole, LogDrive.look, self._limits.sync_timeout_s)
@@ -456,11 +469,16 @@ class MetadataWriter:
             if database is not None:
                 database.close()
 
-    def _save_cheaply(self) -> None:
+    def _save_cheaply(self, database: Database) -> None:
         """Take a last snapshot when that is less than what the next start would replay."""
-        size = os.path.getsize(self._path)
+        size = database.size_bytes()
         if size > self._limits.cheap_bytes or self._log.bytes_since_cut <= size:
             return
         snapshot = self._new_snapshot(threading.Event())
-        taken = snapshot.take()
-        self._end_snapshot(snapshot, taken)
+        self._use_snapshot(snapshot.take())
+        # So that what the cut removes is gone before the drives are looked at.
+        wait([self._upkeep.submit(_nothing)], self._limits.sync_timeout_s)
+
+
+def _nothing() -> None:
+    """Run on a thread to wait until it has done what came before."""

@@ -218,6 +218,44 @@ class RestartTests(RecoveryCase):
         await self.assert_holds(store, [*made, added])
         self.assertEqual(len(self.flushLoggedErrors(sqlite3.DatabaseError)), 1)
 
+    async def test_database_removed_while_running(self) -> None:
+        """The files removed under the store: nothing acknowledged is lost, and it goes on."""
+        store = await self.open(limits=MetadataLimits(cached_versions=1))
+        made = await fill(store)
+        self.machine.remove_database()
+        made += await fill(store, 9, "on the removed file")
+        self.machine.clock.advance(10)
+        await self.until(lambda: os.path.exists(self.machine.database), "a rebuild")
+        made += await fill(store, 9, "after")
+        await self.assert_holds(store, made)
+        await self.assert_holds(await self.open(await self.crash()), made)
+
+    async def test_read_finds_the_database_removed(self) -> None:
+        """A read that cannot open the database has it rebuilt, and succeeds."""
+        store = await self.open()
+        made = await fill(store)
+        self.machine.remove_database()
+        await self.assert_holds(store, made)
+        self.assertTrue(os.path.exists(self.machine.database))
+        self.assertEqual(len(self.flushLoggedErrors(sqlite3.OperationalError)), 1)
+
+    async def test_rebuilding_is_not_repeated_at_once(self) -> None:
+        """Damage that comes back at once is an error for a while, not a rebuild for each read."""
+        store = await self.open()
+        made = await fill(store)
+        for turn in range(2):
+            database = sqlite3.connect(self.machine.database)
+            database.execute("UPDATE versions SET created = 'never'")
+            database.commit()
+            database.close()
+            if turn == 0:
+                self.assertEqual(await store.get("n0", 1), made[0])
+        with self.assertRaises(MetadataUnavailable):
+            await store.get("n0", 1)
+        self.machine.clock.advance(10)
+        self.assertEqual(await store.get("n0", 1), made[0])
+        self.assertEqual(len(self.flushLoggedErrors(sqlite3.DatabaseError)), 3)
+
     async def test_database_of_another_store_is_not_used(self) -> None:
         """A database with another store's id is put aside, and the log is used."""
         other = self.own(Machine(self.folder(), Files()))
@@ -252,7 +290,7 @@ class RestartTests(RecoveryCase):
         shutil.copy(self.machine.database, old)
         store = await self.machine.open(EAGER)
         for turn in range(5):
-            made += await fill(store, seed=f"later {turn}")
+            made += await fill(store, 200, seed=f"later {turn}")
         await self.until(lambda: self.machine.snapshots(1), "a snapshot")
         made += await fill(store, seed="last")
         await store.close()
@@ -365,7 +403,7 @@ class LossTests(RecoveryCase):
     async def test_any_two_drives_and_the_database(self) -> None:
         """Whichever two drives are gone, or replaced by empty ones, every version is there."""
         store = await self.open(limits=EAGER)
-        made = await fill(store, 300)
+        made = await fill(store, 900)
         await self.until(lambda: self.machine.snapshots(1), "a snapshot")
         made += await fill(store, 30, "later")
         for index, lost in enumerate(ALL_LOSSES):
@@ -470,7 +508,7 @@ class LossTests(RecoveryCase):
     async def test_damaged_snapshot_is_passed_over(self) -> None:
         """A snapshot with a flipped bit is not used; another drive's is."""
         store = await self.open(limits=EAGER)
-        made = await fill(store, 300)
+        made = await fill(store, 900)
         await self.until(lambda: len(self.machine.segments(1)) == 1, "a cut")
         await self.settle(store)
         crashed = await self.crash()
@@ -658,7 +696,7 @@ class SnapshotTests(RecoveryCase):
         store = await self.open(limits=EAGER)
         made = []
         for turn in range(20):
-            made += await fill(store, 60, str(turn))
+            made += await fill(store, 150, str(turn))
             await pause()
         await self.until(
             lambda: all(
@@ -676,7 +714,7 @@ class SnapshotTests(RecoveryCase):
         store = await self.open(limits=EAGER)
         made = await fill(store, 60)
         slow = self.files.hang(f"{self.machine.database}.snapshot")
-        made += await fill(store, 90, "trigger")
+        made += await fill(store, 600, "trigger")
         await self.until(slow.hanging.is_set, "a snapshot begins")
         made += await fill(store, 90, "meanwhile")
         self.assertFalse(self.machine.snapshots(1))
@@ -693,7 +731,7 @@ class SnapshotTests(RecoveryCase):
         )
         made: list[Version] = []
         for turn in range(10):
-            made += await fill(store, 60, str(turn))
+            made += await fill(store, 150, str(turn))
             await pause()
         await self.until(lambda: self.machine.snapshots(4), "a spare with a snapshot")
         await self.assert_holds(await self.open(await self.crash([4])), made)
@@ -703,7 +741,7 @@ class SnapshotTests(RecoveryCase):
         store = await self.open(limits=EAGER)
         made = await fill(store, 60)
         slow = self.files.hang(self.machine.drive(2), operations=["rename"], containing="snapshot")
-        made += await fill(store, 60, "trigger")
+        made += await fill(store, 600, "trigger")
         await self.until(slow.hanging.is_set, "a rename hangs")
         (unfinished,) = {n for n in os.listdir(self.machine.meta(2)) if n.endswith(".new")}
         crashed = await self.crash()
@@ -778,6 +816,7 @@ class CrashTests(RecoveryCase):
 
         writers = together(writer(index) for index in range(8))
         for _ in range(6):
+            store._writer._snapshot_wanted = rng.random() < 0.5
             await pause(rng.random() * 0.05)
             freeze = files.hang(machine.root)
             acknowledged = dict(asked)
