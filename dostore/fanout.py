@@ -171,6 +171,10 @@ class _Group(Generic[T]):
                     self.cancel()
         self.abandon()
 
+    def let_run(self) -> None:
+        """Let all that are running end by themselves, undisturbed: their results are let go."""
+        self._left = True
+
     def leave(self) -> None:
         """Cancel all that are running and let them end by themselves: their results are let go."""
         self._left = True
@@ -303,6 +307,23 @@ async def first_k(
         group.let_go(values.pop(surplus))
     errors = {n: outcome.error for n, outcome in group.outcomes.items() if outcome.error}
     return values, errors
+
+
+async def to_the_end(coro: Coroutine[Any, Any, T]) -> T:
+    """What ``coro`` returns or raises; when the caller is cancelled it goes on to its end all the
+    same, and by itself.
+
+    For what must be followed up whether or not anybody waits for it.
+    """
+    group: _Group[T] = _Group()
+    group.start(0, coro)
+    if group.running:
+        try:
+            await group.wait(0)
+        except BaseException:
+            group.let_run()
+            raise
+    return group.outcomes[0].value
 
 
 async def with_timeout(

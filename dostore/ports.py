@@ -183,8 +183,8 @@ class IShardNode(Interface):
     async def glance(
         wanted: Sequence[tuple[Content, int]],
     ) -> Sequence[tuple[Content, int]]:
-        """Those of the wanted shards that are not there or not whole, as far as can be told without
-        reading their blocks. Asked for many at once, so that it costs little each.
+        """Those of the wanted shards that are not there or not whole. Asked for many at once, and
+        shards that were found right and not touched since are not read again, so it costs little.
         """
 
     async def discard(content_hash: ContentHash, index: int) -> None:

@@ -30,7 +30,6 @@ from dostore.core.shardfile import (
     ShardFileBuilder,
     footer_size,
     parse_footer,
-    plain_file_size,
 )
 from dostore.errors import BadShard, NodeUnavailable
 
@@ -39,6 +38,15 @@ WHOLE_FILE_BYTES = 128 * 1024
 
 #: Else this much of its end, which holds the footer of any shard but one of terabytes.
 _TAIL_BYTES = 24 * 1024
+
+#: A shard up to this size is read in full by a glance, when its file is not as it was left.
+GLANCED_BYTES = 64 << 20
+
+#: So many bytes of it at a time.
+_GLANCE_STEP_BYTES = 1 << 20
+
+#: So many shards are remembered that were found right.
+_KNOWN = 10_000
 
 #: Suffix in garbage/ of what was found damaged: it is kept for a look, never given back.
 _BAD = ".bad"
@@ -171,6 +179,7 @@ class TempShard:
     fd: int | None = None
     name: ShardName | None = None
     done: bool = False
+    signature: tuple[int, int, int] | None = None
     lock: threading.Lock = field(factory=threading.Lock)
 
 
@@ -186,6 +195,8 @@ class DriveStore:
         self.files = files
         self._sync = sync
         self._buffer = bytearray(WHOLE_FILE_BYTES + 1)
+        self._known: dict[ShardName, tuple[int, int, int]] = {}
+        self._known_lock = threading.Lock()
         self.objects = os.path.join(folder, "objects")
         self.temp = os.path.join(folder, "temp")
         self.garbage = os.path.join(folder, "garbage")
@@ -249,6 +260,7 @@ class DriveStore:
                 if self._sync:
                     self.files.sync(temp.fd)
                 temp.done = True
+                temp.signature = self.files.signature(temp.fd)
                 self._close(temp)
 
     def _fd(self, temp: TempShard) -> int:
@@ -262,6 +274,8 @@ class DriveStore:
         """Move a settled file into ``objects/``; durable only after :meth:`sync_objects`."""
         assert temp.name is not None, "finish comes before publish"
         self.files.rename(temp.path, os.path.join(self.objects, str(temp.name)))
+        if temp.signature is not None:
+            self._know(temp.name, temp.signature)
         return temp.name
 
     def sync_objects(self) -> None:
@@ -371,24 +385,44 @@ class DriveStore:
 
     def glance(
         self, named: Sequence[tuple[ShardName | None, Content, int]]
-    ) -> list[tuple[Content, int]]:
-        """Those of the shards that are not there, or not whole by their size or footer."""
-        faulty = []
-        for name, content, index in named:
-            if name is None or not self._seems_whole(name, content):
-                faulty.append((content, index))
-        return faulty
+    ) -> list[tuple[ShardName | None, Content, int]]:
+        """Those of the shards that are not there or not whole; what is not is put out of the way.
 
-    def _seems_whole(self, name: ShardName, content: Content) -> bool:
+        A file that is as it was when it was written here, or found right before, is taken to be
+        right: what decays on the drive without a write is for whoever reads every shard.
+        """
+        return [each for each in named if each[0] is None or not self._is_whole(each[0], each[1])]
+
+    def _is_whole(self, name: ShardName, content: Content) -> bool:
+        path = os.path.join(self.objects, str(name))
+        shard: OpenShard | None = None
         try:
-            path = os.path.join(self.objects, str(name))
-            if self.files.path_size(path) == plain_file_size(content):
+            signature = self.files.signature(path)
+            if self._known.get(name) == signature:
                 return True
-            # Another size need not be wrong: a footer tells.
-            self.open(name).close()
-        except (FileNotFoundError, BadShard):
+            shard = self.open(name)
+            if shard.footer.info.content == content and signature[1] <= GLANCED_BYTES:
+                blocks = content.scheme.stripe_count(content.size)
+                step = max(1, _GLANCE_STEP_BYTES // content.scheme.block_size)
+                for first in range(0, blocks, step):
+                    shard.read(first, min(step, blocks - first))
+            self._know(name, signature)
+        except FileNotFoundError:
             return False
+        except BadShard:
+            self.remove(name, bad=True, opened=shard)
+            return False
+        finally:
+            if shard is not None:
+                shard.close()
         return True
+
+    def _know(self, name: ShardName, signature: tuple[int, int, int]) -> None:
+        with self._known_lock:
+            self._known.pop(name, None)
+            self._known[name] = signature
+            if len(self._known) > _KNOWN:
+                del self._known[next(iter(self._known))]
 
     def purge(self, before: float) -> list[str]:
         """Delete from ``garbage/`` what was removed before a time (seconds since the epoch)."""

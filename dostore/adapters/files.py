@@ -112,6 +112,13 @@ class Files:
         stat = os.stat(file)
         return stat.st_dev, stat.st_ino
 
+    def signature(self, file: int | str) -> tuple[int, int, int]:
+        """What differs when a file's bytes were changed: its inode number, size in bytes and time
+        of change in nanoseconds.
+        """
+        stat = os.stat(file)
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
     def path_size(self, path: str) -> int:
         """Bytes in the file at ``path``."""
         return os.stat(path).st_size

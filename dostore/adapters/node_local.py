@@ -407,10 +407,13 @@ class DriveNode:
             (self._index.get(content.hash, index), content, index) for content, index in wanted
         ]
         try:
-            faulty: list[tuple[Content, int]] = await self.call(self.store.glance, named)
+            faulty = await self.call(self.store.glance, named)
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
-        return faulty
+        for name, _, _ in faulty:
+            if name is not None and self._index.get(name.content_hash, name.index) == name:
+                self._index.remove(name.content_hash, name.index)
+        return [(content, index) for _, content, index in faulty]
 
     async def discard(self, content_hash: ContentHash, index: int) -> None:
         """See IShardNode."""

@@ -13,6 +13,7 @@ from dostore.core.model import Content, Draft, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 from dostore.errors import Deleted, NotFound, Unavailable
+from dostore.fanout import to_the_end
 from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
 from dostore.service.leases import Leases
 from dostore.service.reading import ContentReader
@@ -101,13 +102,15 @@ class ObjectStore:
     def start(self) -> None:
         """Begin what keeps the store healthy: the sweep, and healing now and at every return."""
         self.cluster.watch(lambda _: self.repairer.heal())
-        self.background.run("first look", self._first_look())
-        self.background.periodic("sweep", SWEEP_INTERVAL_S, self._sweep.run, self._clock)
+        self.background.run("first look", self._look_after())
+        self.background.periodic("sweep", SWEEP_INTERVAL_S, self._look_after, self._clock)
 
-    async def _first_look(self) -> None:
+    async def _look_after(self) -> None:
         # In this order: what is swept need not be healed.
-        await self._sweep.run()
-        self.repairer.heal()
+        try:
+            await self._sweep.run()
+        finally:
+            self.repairer.heal()
 
     async def stop(self) -> None:
         """End what :meth:`start` began."""
@@ -136,10 +139,13 @@ class ObjectStore:
         :raises DostoreError: no version was made and no shard is kept.
         """
         content = await self._writer.write(source, digest)
+        # To its end, for only then is it known whether a version refers to the content.
+        draft = Draft(name, content, self._created(), content_type, dict(meta))
+        return await to_the_end(self._publish(content, draft, check))
+
+    async def _publish(self, content: Content, draft: Draft, check: Check | None) -> Version:
         try:
-            version = await self.metadata.add(
-                Draft(name, content, self._created(), content_type, dict(meta)), check
-            )
+            version = await self.metadata.add(draft, check)
         except BaseException:
             await self._writer.discard(content)
             raise

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -12,13 +11,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from dostore.background import Background
-from dostore.core.model import Content
+from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash
 from dostore.core.placement import homes_of_missing
 from dostore.core.stripes import Block
 from dostore.errors import BadShard, ContentLost, DostoreError
 from dostore.fanout import gather
-from dostore.ports import ICluster, IShardNode, IShardReader, IShardWriter, IWorkers
+from dostore.ports import ICluster, IShardNode, IShardWriter, IWorkers
 from dostore.service.leases import Leases
 from dostore.service.reading import BATCH_BYTES
 from dostore.service.shardset import ShardSet
@@ -100,7 +99,8 @@ class Repairer:
             self._stats.damaged_shards += len(shards.faulty)
         if shards.faulty:
             self.notice(shards.content.hash)
-        elif len(self._glances) < _GLANCES:
+        # Also then: a shard that was not read may be damaged as well.
+        if len(self._glances) < _GLANCES:
             if not self._glances:
                 self._background.run("glance", self._glance())
             self._glances[shards.content.hash] = (shards.content, shards.verified)
@@ -158,48 +158,57 @@ class Repairer:
     async def _heal_page(self, page: int) -> None:
         members = [m for m in self._cluster.members() if m.live]
         outcomes = await gather([m.node.inventory(page) for m in members])
-        counts: dict[ContentHash, set[int]] = {}
-        for outcome in outcomes:
+        found: dict[ContentHash, set[int]] = {}
+        takers: dict[ContentHash, int] = {}
+        writable = sum(1 for member in members if member.writable)
+        for member, outcome in zip(members, outcomes, strict=True):
             if outcome.ok:
                 for content_hash, indexes in outcome.value.items():
-                    counts.setdefault(content_hash, set()).update(indexes)
-        # A node has one shard of a content, so with fewer nodes than shards some cannot be made.
-        possible = min(self._shards, sum(1 for member in members if member.writable))
-        for content_hash, found in counts.items():
+                    found.setdefault(content_hash, set()).update(indexes)
+                    # A node that has a shard of a content takes no other of it.
+                    takers[content_hash] = takers.get(content_hash, writable) - member.writable
+        for content_hash, indexes in found.items():
+            missing = len(indexes) < self._shards and takers[content_hash] > 0
             # The shards of a content that is being written are not missing, only not there yet.
-            if len(found) < possible and not self._leases.held(content_hash):
+            if missing and not self._leases.held(content_hash):
                 self.notice(content_hash)
 
-    # Finding whole contents
+    # Finding what is there
 
-    async def find_whole(self, content_hash: ContentHash) -> Content | None:
-        """The content, when all of its shards are there with sound footers; else None."""
+    async def survey(self, content_hash: ContentHash) -> tuple[Content | None, int]:
+        """What a content is, and how many of its shards are there with sound footers."""
         held = await self._cluster.locate(content_hash, everywhere=False)
-        if not held:
-            return None
-        readers = await self._open_all(content_hash, held)
-        content = _agreed(readers)
-        await gather([reader.close() for reader in readers.values()])
-        if content is None or len(readers) < content.scheme.shards:
-            return None
-        return content
+        content, sound = await self._sound(content_hash, held)
+        return content, len(sound)
 
-    async def _open_all(
+    async def _sound(
         self, content_hash: ContentHash, held: Mapping[int, Sequence[str]]
-    ) -> dict[int, IShardReader]:
-        """Every shard of a content that opens, by index."""
+    ) -> tuple[Content | None, dict[int, Sequence[str]]]:
+        """What most of the shards that open say that the content is, and where those are."""
         members = {m.address: m for m in self._cluster.members() if m.live}
         pairs = [
-            (index, members[address].node)
+            (index, address)
             for index, addresses in held.items()
-            for address in islice((a for a in addresses if a in members), 1)
+            for address in addresses
+            if address in members
         ]
-        outcomes = await gather([node.open(content_hash, index) for index, node in pairs])
-        return {
-            index: outcome.value
-            for (index, _), outcome in zip(pairs, outcomes, strict=True)
+        outcomes = await gather(
+            [_info(members[address].node, content_hash, index) for index, address in pairs]
+        )
+        found = [
+            (outcome.value.content, pair)
+            for pair, outcome in zip(pairs, outcomes, strict=True)
             if outcome.ok
-        }
+        ]
+        votes = Counter(content for content, _ in found)
+        if not votes:
+            return None, {}
+        ((agreed, _),) = votes.most_common(1)
+        sound: dict[int, list[str]] = {}
+        for content, (index, address) in found:
+            if content == agreed:
+                sound.setdefault(index, []).append(address)
+        return agreed, dict(sound)
 
     # Repairing one content
 
@@ -230,12 +239,9 @@ class Repairer:
         # Each round without success has met one more damaged shard, so there are at most n.
         for _ in range(256):
             held = await self._cluster.locate(content_hash)
-            readers = await self._open_all(content_hash, held)
-            content = _agreed(readers)
-            await gather([reader.close() for reader in readers.values()])
+            content, sound = await self._sound(content_hash, held)
             if content is None:
                 raise ContentLost("No shard is left.", found=0, needed=1)
-            sound = {index: held[index] for index in readers}
             if len(sound) < content.scheme.k:
                 self._stats.lost_contents += 1
                 raise ContentLost(
@@ -318,12 +324,12 @@ class Repairer:
                 await reader.close()
 
 
-def _agreed(readers: Mapping[int, IShardReader]) -> Content | None:
-    """What most of the open shards say that the content is."""
-    votes: dict[Content, int] = {}
-    for reader in readers.values():
-        votes[reader.info.content] = votes.get(reader.info.content, 0) + 1
-    return max(votes, key=lambda content: votes[content]) if votes else None
+async def _info(node: IShardNode, content_hash: ContentHash, index: int) -> ShardInfo:
+    """What a shard's footer says."""
+    reader = await node.open(content_hash, index)
+    info: ShardInfo = reader.info
+    await reader.close()
+    return info
 
 
 def _column(stripes: Sequence[Mapping[int, Block]], index: int) -> list[Block]:

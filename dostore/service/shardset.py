@@ -12,7 +12,9 @@ from twisted.internet.interfaces import IReactorTime
 from dostore.core.model import Content
 from dostore.core.stripes import Block, StripeCoder
 from dostore.errors import (
+    BadShard,
     ContentLost,
+    Corrupt,
     DostoreError,
     NodeUnavailable,
     ShardMissing,
@@ -60,6 +62,8 @@ class ShardSet:
         self._members: dict[str, Member] = {}
         self._readers: dict[int, IShardReader] = {}
         self._retired: list[IShardReader] = []
+        self._sources: dict[int, str] = {}
+        self._spoiled: set[tuple[int, str]] = set()
         self._located = False
         self._closed = False
 
@@ -155,12 +159,23 @@ class ShardSet:
         return sorted(sound, key=lambda index: index in self.slow)
 
     async def _read(self, index: int, first: int, count: int) -> tuple[int, bytes]:
-        reader = self._readers.get(index) or await self._open(index)
-        return index, await reader.read(first, count)
+        while True:
+            reader = self._readers.get(index) or await self._open(index)
+            try:
+                return index, await reader.read(first, count)
+            except Corrupt:
+                # Seldom a shard is on two nodes, and then one of them will do.
+                self._spoiled.add((index, self._sources[index]))
+                if not self._others(index):
+                    raise
+                self._retired.append(self._readers.pop(index))
+
+    def _others(self, index: int) -> list[str]:
+        return [a for a in self._held.get(index, ()) if (index, a) not in self._spoiled]
 
     async def _open(self, index: int) -> IShardReader:
         error: DostoreError = ShardMissing(f"Nobody has shard {index}.")
-        for address in self._held[index]:
+        for address in self._others(index):
             member = self._members.get(address)
             if member is None or not member.live:
                 error = NodeUnavailable(f"{address} is away.")
@@ -173,12 +188,12 @@ class ShardSet:
             if reader.info.content != self.content:
                 # Whole, but of another size or scheme: not what the version speaks of.
                 await reader.close()
-                error = ShardMissing(f"{address} has shard {index} of another scheme.")
+                error = BadShard(f"{address} has shard {index} of another scheme.")
                 continue
             if self._closed:
                 await reader.close()
                 raise NodeUnavailable("The content was closed.")
-            self._readers[index] = reader
+            self._readers[index], self._sources[index] = reader, address
             return reader
         raise error
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -83,6 +84,7 @@ class ContentWriter:
         self._leases = leases
         self._background = background
         self._quorum = quorum
+        self._degraded: set[ContentHash] = set()
         self._batch_bytes = max(1, BATCH_BYTES // scheme.stripe_size) * scheme.stripe_size
 
     def require_quorum(self) -> None:
@@ -111,16 +113,36 @@ class ContentWriter:
         head = await source.read(self._batch_bytes)
         if len(head) < self._batch_bytes:
             return await self._write_small(head, digest)
-        if digest is not None and await self._repairer.find_whole(digest) is not None:
-            return await self._hash_only(head, source, digest)
+        if digest is not None:
+            async with self._leased(digest):
+                stored = await self._find_stored(digest)
+                if stored is not None:
+                    return await self._hash_only(head, source, stored)
+            self._leases.release(digest)
         return await self._write_large(head, source, digest)
+
+    @asynccontextmanager
+    async def _leased(self, content_hash: ContentHash) -> AsyncIterator[None]:
+        """Lease a content, for ever unless there is an error: then what was written is removed."""
+        await self._leases.hold(content_hash)
+        try:
+            yield
+        except BaseException:
+            self._degraded.discard(content_hash)
+            self._leases.release(content_hash)
+            self._background.run("remove", self._remove_unless_referenced(content_hash))
+            raise
 
     def keep(self, content: Content) -> None:
         """A version refers to the content now."""
         self._leases.release(content.hash)
+        if content.hash in self._degraded:
+            self._degraded.discard(content.hash)
+            self._repairer.notice(content.hash)
 
     async def discard(self, content: Content) -> None:
         """No version was made: remove the content, unless another refers to it."""
+        self._degraded.discard(content.hash)
         self._leases.release(content.hash)
         await self._remove_unless_referenced(content.hash)
 
@@ -148,19 +170,14 @@ class ContentWriter:
     async def _write_small(self, data: bytes, digest: ContentHash | None) -> Content:
         content_hash = await self._hash(data)
         self._compare(content_hash, digest)
-        await self._leases.hold(content_hash)
-        try:
+        async with self._leased(content_hash):
             return await self._write_whole(data, content_hash)
-        except BaseException:
-            self._leases.release(content_hash)
-            self._background.run("remove", self._remove_unless_referenced(content_hash))
-            raise
 
     async def _write_whole(self, data: bytes, content_hash: ContentHash) -> Content:
-        content = await self._repairer.find_whole(content_hash)
-        if content is not None and content.size == len(data):
-            await self._renew(content)
-            return content
+        stored = await self._find_stored(content_hash)
+        if stored is not None:
+            await self._renew(stored)
+            return stored
         content = Content(content_hash, len(data), self._scheme)
         shards = (await self._encode(data)).shards
         held = await self._cluster.locate(content_hash, everywhere=False)
@@ -207,28 +224,47 @@ class ContentWriter:
         placed = homes(place, zones, usable, self._scheme.shards)
         nodes = {index: members[address].node for index, address in placed.items()}
         stream = _ShardStream(nodes, self._scheme, self._quorum, self._clock, self._background)
-        leased: ContentHash | None = None
         try:
             await stream.begin()
             size, content_hash = await self._pump(head, source, stream)
             self._compare(content_hash, digest)
-            await self._leases.hold(content_hash)
-            leased = content_hash
-            whole = await self._repairer.find_whole(content_hash)
-            if whole is not None and whole.size == size:
-                stream.abort()
-                await self._renew(whole)
-                return whole
-            content = Content(content_hash, size, self._scheme)
-            outcomes = await stream.commit(content)
-            self._judge(content, nodes, outcomes)
-            return content
+            async with self._leased(content_hash):
+                stored = await self._find_stored(content_hash)
+                if stored is not None:
+                    stream.abort()
+                    await self._renew(stored)
+                    return stored
+                content = Content(content_hash, size, self._scheme)
+                held = await self._cluster.locate(content_hash, everywhere=False)
+                holders = self._judge(content, nodes, await stream.commit(content))
+                await self._drop_surplus(content_hash, held, holders)
+                return content
         except BaseException:
             stream.abort()
-            if leased is not None:
-                self._leases.release(leased)
-                self._background.run("remove", self._remove_unless_referenced(leased))
             raise
+
+    async def _drop_surplus(
+        self,
+        content_hash: ContentHash,
+        held: Mapping[int, Sequence[str]],
+        holders: Mapping[int, str],
+    ) -> None:
+        """Put out of the way what too few shards were left from before.
+
+        Else a node would have two shards of a content, and a shard would be in two places.
+        """
+        nodes = {m.address: m for m in self._cluster.members() if m.live}
+        surplus = [
+            (nodes[address], index)
+            for index, addresses in held.items()
+            for address in addresses
+            if address in nodes
+            and holders.get(index) != address
+            and (index in holders or address in holders.values())
+        ]
+        outcomes = await gather([m.node.discard(content_hash, index) for m, index in surplus])
+        for (member, _), outcome in zip(surplus, outcomes, strict=True):
+            _log_failure(f"A surplus shard of {content_hash} is left", member, outcome)
 
     async def _pump(
         self, head: bytes, source: IByteSource, stream: _ShardStream
@@ -257,27 +293,30 @@ class ContentWriter:
     async def _send(self, data: bytes, stream: _ShardStream) -> None:
         await stream.write((await self._encode(data)).shards)
 
-    async def _hash_only(self, head: bytes, source: IByteSource, digest: ContentHash) -> Content:
+    async def _hash_only(self, head: bytes, source: IByteSource, stored: Content) -> Content:
         """The content is stored: only prove that the body is what its digest says."""
-        await self._leases.hold(digest)
-        try:
-            hasher = hashlib.sha256()
-            size, data = 0, head
-            while data:
-                size += len(data)
-                await self._workers.run(hasher.update, data)
-                data = await source.read(self._batch_bytes)
-            self._compare(ContentHash(hasher.digest()), digest)
-            content = await self._repairer.find_whole(digest)
-            if content is None or content.size != size:
-                raise QuorumNotMet("The stored content was lost meanwhile. Send it again.")
-            await self._renew(content)
-        except BaseException:
-            self._leases.release(digest)
-            raise
+        hasher = hashlib.sha256()
+        data = head
+        while data:
+            await self._workers.run(hasher.update, data)
+            data = await source.read(self._batch_bytes)
+        self._compare(ContentHash(hasher.digest()), stored.hash)
+        content = await self._find_stored(stored.hash)
+        if content is None:
+            raise QuorumNotMet("The stored content was lost meanwhile. Send it again.")
+        await self._renew(content)
         return content
 
     # Judging
+
+    async def _find_stored(self, content_hash: ContentHash) -> Content | None:
+        """The content, when as many of its shards are there as a write needs."""
+        content, sound = await self._repairer.survey(content_hash)
+        if content is None or sound < self._quorum:
+            return None
+        if sound < content.scheme.shards:
+            self._degraded.add(content_hash)
+        return content
 
     @staticmethod
     def _compare(found: ContentHash, wanted: ContentHash | None) -> None:
@@ -301,8 +340,11 @@ class ContentWriter:
         content: Content,
         nodes: Mapping[int, IShardNode],
         outcomes: Sequence[Outcome[None] | None],
-    ) -> None:
-        """Raise unless a quorum of the shards is there; have the others made when one is."""
+    ) -> Mapping[int, str]:
+        """Raise unless a quorum of the shards is there; have the others made when a version is.
+
+        :returns: who has which.
+        """
         holders = {
             index: node.address
             for (index, node), outcome in zip(nodes.items(), outcomes, strict=True)
@@ -314,7 +356,8 @@ class ContentWriter:
         self._cluster.placed(content.hash, holders)
         if done < self._scheme.shards:
             self._stats.degraded_writes += 1
-            self._repairer.notice(content.hash)
+            self._degraded.add(content.hash)
+        return holders
 
 
 def _log_failure(what: str, member: Member, outcome: Outcome[None]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-from contextlib import suppress
 
 from twisted.internet.defer import Deferred
 
@@ -64,7 +64,7 @@ class StartTests(MachineCase):
         for calls in range(200):
             machine = self.new_machine(Scheme(1, 1))
             fault = machine.files.fail(str(machine.root), errno.EIO, after=calls)
-            with suppress(DostoreError):
+            with contextlib.suppress(DostoreError):
                 await machine.start_drives()
             machine.files.lift_all()
             await machine.stop()

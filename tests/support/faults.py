@@ -178,6 +178,16 @@ class FaultyFiles(Files):
         self._meet(self._path(fd), "size")
         return super().size(fd)
 
+    def identity(self, file: int | str) -> tuple[int, int]:
+        """See Files."""
+        self._meet(self._path(file) if isinstance(file, int) else file, "identity")
+        return super().identity(file)
+
+    def signature(self, file: int | str) -> tuple[int, int, int]:
+        """See Files."""
+        self._meet(self._path(file) if isinstance(file, int) else file, "signature")
+        return super().signature(file)
+
     def path_size(self, path: str) -> int:
         """See Files."""
         self._meet(path, "path_size")

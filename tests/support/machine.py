@@ -66,8 +66,8 @@ class Machine:
 
     :ivar clock: the only clock that drives and service know; advanced by hand.
     :ivar files: the drives' system calls.
-    :ivar workers: the threads of the drives, by name: ``drive-1`` works for it, ``watch-1`` looks at
-        it.
+    :ivar workers: the threads of the drives, by name: ``drive-1`` works for it and
+        ``watch-1`` looks at it.
     """
 
     def __init__(self, root: Path, scheme: Scheme = SCHEME, drives: int | None = None) -> None:
