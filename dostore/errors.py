@@ -139,6 +139,20 @@ class PreconditionFailed(DostoreError):
     title = "Precondition failed"
 
 
+class RangeNotSatisfiable(DostoreError):
+    """No byte of what there is lies in the range.
+
+    :ivar size: how many bytes there are.
+    """
+
+    status = 416
+    title = "Range not satisfiable"
+
+    def __init__(self, detail: str, *, size: int) -> None:
+        super().__init__(detail)
+        self.size = size
+
+
 class TooLarge(DostoreError):
     """The body is larger than the store takes."""
 
@@ -171,6 +185,15 @@ class MetadataUnavailable(Unavailable):
     """The metadata store cannot be reached, or cannot make a write durable."""
 
     title = "Metadata unavailable"
+
+
+class OutcomeUnknown(MetadataUnavailable):
+    """A version may have been made or not, or may be made yet: the metadata store did not say.
+
+    What the version would refer to must not be removed at once.
+    """
+
+    title = "Outcome unknown"
 
 
 class QuorumNotMet(Unavailable):
