@@ -815,14 +815,23 @@ class CrashTests(RecoveryCase):
                     await pause(rng.random() * 0.003)
 
         writers = together(writer(index) for index in range(8))
-        for _ in range(6):
+        failing = rng.choice(list(machine.numbers))
+        for turn in range(6):
+            if turn == 3:
+                # From now on this drive is one of those that are lost.
+                error = rng.choice([errno.EIO, errno.ENOSPC, errno.EROFS])
+                operation = rng.choice(["write", "sync", "rename", "create"])
+                files.fail(machine.drive(failing), error, operations=[operation], torn_bytes=9)
             store._writer._snapshot_wanted = rng.random() < 0.5
             await pause(rng.random() * 0.05)
             freeze = files.hang(machine.root)
             acknowledged = dict(asked)
             crashed = self.own(machine.image(self.folder()))
             freeze.lift()
-            lost = rng.sample(list(machine.numbers), COPIES - 1)
+            lost = set(rng.sample(list(machine.numbers), COPIES - 1))
+            if turn >= 3 and failing not in lost:
+                lost.pop()
+                lost.add(failing)
             for number in lost:
                 crashed.empty_drive(number)
             await self._assert_after_crash(crashed, acknowledged)
