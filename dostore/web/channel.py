@@ -90,11 +90,12 @@ class Channel(http.HTTPChannel):
     def readConnectionLost(self) -> None:
         """The client sends no more but may still read: a request that is whole gets its answer."""
         self._half_closed = True
-        if self.deaf or not self.requests or not self.requests[0].head_complete:
+        request: Request | None = self.requests[0] if self.requests else None
+        if self.deaf or request is None or not request.head_complete or request.answered:
             self.loseConnection()
-        elif not self.requests[0].body.ended:
+        elif not request.body.ended:
             self.deaf = True
-            self.requests[0].body_failed(
+            request.body_failed(
                 IncompleteBody("The body is shorter than its length. Send the whole of it.")
             )
 

@@ -289,6 +289,15 @@ class UnreadBodyTests(HttpTestCase):
         self.tick(3)
         self.assertTrue(client.lost)
 
+    def test_rest_that_will_not_come(self) -> None:
+        """A client that ends its side after the answer is not waited for."""
+        client = self.connect()
+        client.send(request_bytes("PUT", "/objects/a", {"Digest": "x", "Content-Length": "9"}))
+        client.half_close()
+        self.settle()
+        self.assertEqual(client.answer().status, 400)
+        self.assertTrue(client.lost)
+
     def test_endless_rest(self) -> None:
         """So many bytes are dropped, and no more."""
         client = self.connect()
