@@ -44,6 +44,8 @@ MAX_VERSION_BYTES = 1 << 20
 #: A batch ends with the version that takes it to this size, in bytes.
 _BATCH_BYTES = 4 << 20
 
+_WRITER_CACHE_KIB = 16384
+
 #: The database's write-ahead log is carried over after so many bytes of batches.
 _CHECKPOINT_BYTES = 4 << 20
 
@@ -58,8 +60,8 @@ class MetadataLimits:
         than half of the database's.
     :ivar batch_versions: the most versions that are committed together.
     :ivar cached_versions: how many newest versions are kept in memory.
-    :ivar cheap_bytes: a database up to this size is saved at a clean stop, if that makes the next
-        start's work less.
+    :ivar cheap_bytes: a database up to this size is saved at a clean stop, too, when the log has
+        more than half of its size.
     """
 
     sync_timeout_s: float = 5.0
@@ -183,7 +185,7 @@ class MetadataWriter:
         )
         recovered = recovery.run(damage)
         self._heal_now = False
-        self._database = Database(self._path, cache_kib=16384, writes=True)
+        self._database = Database(self._path, cache_kib=_WRITER_CACHE_KIB, writes=True)
         self._snapshot_wanted = not recovered.fresh and (
             recovered.rebuilt is not None or any(not d.whole for d in self._log.members)
         )
@@ -209,8 +211,18 @@ class MetadataWriter:
         self._log.close_segment()
         try:
             self._recover("damaged")
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, DostoreError) as error:
+            # What is sound in the old one is better than nothing.
+            self._reopen()
+            if isinstance(error, DostoreError):
+                raise MetadataUnavailable(error.detail) from error
             raise unavailable(error) from error
+
+    def _reopen(self) -> None:
+        try:
+            self._database = Database(self._path, cache_kib=_WRITER_CACHE_KIB, writes=True)
+        except sqlite3.Error:
+            log.failure("The metadata database cannot be opened.")
 
     @property
     def created_s(self) -> float:
@@ -470,9 +482,9 @@ class MetadataWriter:
                 database.close()
 
     def _save_cheaply(self, database: Database) -> None:
-        """Take a last snapshot when that is less than what the next start would replay."""
+        """Take a last snapshot when the database is small and much was logged since the last."""
         size = database.size_bytes()
-        if size > self._limits.cheap_bytes or self._log.bytes_since_cut <= size:
+        if size > self._limits.cheap_bytes or self._log.bytes_since_cut <= size // 2:
             return
         snapshot = self._new_snapshot(threading.Event())
         self._use_snapshot(snapshot.take())

@@ -256,6 +256,37 @@ class RestartTests(RecoveryCase):
         self.assertEqual(await store.get("n0", 1), made[0])
         self.assertEqual(len(self.flushLoggedErrors(sqlite3.DatabaseError)), 3)
 
+    async def test_damage_that_cannot_be_undone_spoils_only_what_it_met(self) -> None:
+        """With a damaged row and no log left, that row is an error, and the rest goes on."""
+        store = await self.open()
+        made = await fill(store)
+        database = sqlite3.connect(self.machine.database)
+        database.execute("UPDATE versions SET created = 'never' WHERE name = 'n0' AND number = 1")
+        database.commit()
+        database.close()
+        for number in self.machine.numbers:
+            self.machine.empty_drive(number)
+        for _ in range(2):
+            with self.assertRaises(MetadataUnavailable):
+                await store.get("n0", 1)
+        self.assertEqual(await store.get("n3", 1), made[1])
+        added = await store.add(draft("n1", "more"))
+        self.assertEqual(await store.get("n1", added.number), added)
+        self.assertEqual(len(self.flushLoggedErrors(sqlite3.DatabaseError)), 2)
+
+    async def test_database_of_a_history_that_was_given_up(self) -> None:
+        """A database with a record whose number another record has since is made anew."""
+        store = await self.machine.open()
+        made = await fill(store)
+        other = await self.crash()
+        await store.add(draft("given up"))
+        await store.close()
+        store = await other.open()
+        made.append(await store.add(draft("kept")))
+        await store.close()
+        shutil.copy(self.machine.database, other.database)
+        await self.assert_holds(await self.open(other), made)
+
     async def test_database_of_another_store_is_not_used(self) -> None:
         """A database with another store's id is put aside, and the log is used."""
         other = self.own(Machine(self.folder(), Files()))
@@ -735,6 +766,36 @@ class SnapshotTests(RecoveryCase):
             await pause()
         await self.until(lambda: self.machine.snapshots(4), "a spare with a snapshot")
         await self.assert_holds(await self.open(await self.crash([4])), made)
+
+    async def test_snapshot_that_cannot_be_begun_is_tried_again(self) -> None:
+        """Without room for the copy beside the database the log grows, until there is room."""
+        store = await self.open(limits=EAGER)
+        fault = self.files.fail(f"{self.machine.database}.snapshot", errno.ENOSPC)
+        made = await fill(store, 600)
+        await self.until(lambda: fault.met, "a failure")
+        made += await fill(store, 600, "meanwhile")
+        self.assertFalse(self.machine.snapshots(1))
+        fault.lift()
+        self.machine.clock.advance(10)
+        await self.until(lambda: self.machine.snapshots(1), "the snapshot")
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        await self.assert_holds(await self.open(await self.crash()), made)
+
+    async def test_stop_in_order_saves_a_small_database(self) -> None:
+        """A stop leaves a snapshot instead of a log that is long beside the database."""
+        store = await self.machine.open()
+        made = await fill(store, 3000)
+        await store.close()
+        self.assertEqual(len(self.machine.snapshots(1)), 1)
+        (segment,) = self.machine.segments(1)
+        self.assertEqual(os.path.getsize(segment), HEADER_BYTES)
+        self.files.calls.clear()
+        store = await self.open()
+        self.assertIsNone(store.degraded)
+        reads = [path for call, path in self.files.calls if call == "pread"]
+        self.assertEqual(len(reads), len(set(reads)))
+        await self.assert_holds(store, made)
+        await self.assert_holds(await self.open(await self.crash([2])), made)
 
     async def test_crash_in_the_middle_of_a_snapshot(self) -> None:
         """A snapshot that was not finished is removed by the next start."""
