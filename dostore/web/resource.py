@@ -9,7 +9,13 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from dostore.errors import ClientGone, DostoreError, MethodNotAllowed, NotFound
+from dostore.errors import (
+    ClientGone,
+    DostoreError,
+    MethodNotAllowed,
+    NotFound,
+    RangeNotSatisfiable,
+)
 from dostore.web.problem import CONTENT_TYPE, RETRY_AFTER_S, problem
 from dostore.web.request import Request
 
@@ -94,6 +100,8 @@ def answer_error(request: Request, error: DostoreError) -> None:
         headers.append((b"Retry-After", b"%d" % RETRY_AFTER_S))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"Allow", ", ".join(error.allowed).encode("ascii")))
+    if isinstance(error, RangeNotSatisfiable):
+        headers.append((b"Content-Range", b"bytes */%d" % error.size))
     request.respond(error.status, headers, problem(error.status, error.title, error.detail))
 
 

@@ -185,11 +185,12 @@ class MemoryStore:
             raise Deleted("The object is deleted.")
         return version
 
-    async def open(self, version: Version) -> MemoryReader:
+    async def open(self, version: Version, span: tuple[int, int] | None = None) -> MemoryReader:
         """See ObjectStore."""
         await self.pause("open")
         (content,) = version.contents
-        reader = MemoryReader(self.contents[content.hash], self)
+        data = self.contents[content.hash]
+        reader = MemoryReader(data if span is None else data[slice(*span)], self)
         self.readers.append(reader)
         return reader
 

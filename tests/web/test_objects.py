@@ -62,7 +62,7 @@ class PutTests(ObjectTestCase):
             "etag": ETAG,
             "x-object-version": "1",
             "last-modified": "Mon, 23 Nov 2026 08:30:00 GMT",
-            "accept-ranges": "none",
+            "accept-ranges": "bytes",
             "x-content-type-options": "nosniff",
             "content-security-policy": "sandbox; default-src 'none'",
             "date": "Thu, 01 Jan 1970 00:00:00 GMT",

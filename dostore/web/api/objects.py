@@ -16,16 +16,17 @@ from dostore.core.httpfields import (
 from dostore.core.model import Version
 from dostore.core.names import parse_object_name
 from dostore.core.queries import ListingQuery, parse_query, parse_version_number
-from dostore.errors import Corrupt, InvalidRequest, LengthRequired, TooLarge
+from dostore.errors import InvalidRequest, LengthRequired, TooLarge
 from dostore.service.listing import list_objects
 from dostore.service.objects import ObjectStore
+from dostore.web.api.download import send
 from dostore.web.api.lines import stream
-from dostore.web.request import LARGE_BYTES, Header, Request
+from dostore.web.request import Header, Request
 from dostore.web.resource import Resource
 
 #: What a browser makes of an object must not touch what belongs to others.
 _SANDBOX = (b"Content-Security-Policy", b"sandbox; default-src 'none'")
-_NO_RANGES = (b"Accept-Ranges", b"none")
+_RANGES = (b"Accept-Ranges", b"bytes")
 
 
 class Objects:
@@ -57,30 +58,10 @@ class Objects:
         if conditions is not None and conditions.not_modified(version):
             request.respond(304, _identity(version))
             return
-        headers = _identity(version)
-        headers += (
-            (b"Content-Type", version.content_type.encode("ascii")),
-            _NO_RANGES,
-            _SANDBOX,
-        )
+        headers = [*_identity(version), _RANGES, _SANDBOX]
         for key, value in version.meta.items():
             headers.append((b"X-Object-Meta-" + key.encode("ascii"), value.encode("ascii")))
-        reader = await self._store.open(version)
-        try:
-            if request.method == b"HEAD":
-                request.begin(200, headers, version.size)
-                request.finish()
-                return
-            if version.size < LARGE_BYTES:
-                body = b"".join(await reader.read())
-                if len(body) != version.size:
-                    raise Corrupt(f"{len(body)} bytes were read of {version.size}.")
-                request.respond(200, headers, body)
-                return
-            await reader.send(request.begin(200, headers, version.size))
-            request.finish()
-        finally:
-            await reader.close()
+        await send(self._store, request, version, headers)
 
     async def put(self, request: Request, rest: bytes) -> None:
         """``PUT /objects/<name>``. All that can be wrong is, before the body is asked for."""
