@@ -549,10 +549,11 @@ class _LocalWriter:
             await running.addErrback(lambda _: None)
         try:
             await node.call(node.store.drop, self._temp)
-        except (CancelledError, NodeUnavailable):
+        except (CancelledError, NodeUnavailable) as error:
             # Perhaps it had not begun, and then it was forgotten. It must be done nevertheless.
             node.workers.submit(node.store.drop, self._temp).add_done_callback(node.log_failure)
-            raise
+            if isinstance(error, CancelledError):
+                raise
         except OSError as error:
             _log.warn(
                 "{address} cannot drop a temporary shard: {error}",

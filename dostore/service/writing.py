@@ -381,7 +381,7 @@ def refusal(
     ]
     text = f"{done} nodes took their shard; a write needs {quorum}."
     if full and done + len(full) >= quorum:
-        return NoSpace(f"{text} {', '.join(full)} have no space left. Free some or add drives.")
+        return NoSpace(f"{text} {', '.join(sorted(full))} have no space left. Free some or add drives.")
     return QuorumNotMet(
         f"{text} Failed: {', '.join(sorted(failed))}. Try again later.", outcomes=failed
     )

@@ -21,7 +21,7 @@ from dostore.core.model import Version
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import MIN_BLOCK_BYTES, Scheme
 from dostore.errors import DostoreError
-from dostore.ports import IByteSource, IMetadataStore, IWorkers
+from dostore.ports import IMetadataStore, IWorkers
 from dostore.service.objects import ObjectStore
 from dostore.service.repair import GLANCE_DELAY_S
 from tests.support.cases import AsyncTestCase
@@ -74,7 +74,7 @@ class Machine:
         self.root = root
         self.scheme = scheme
         self.folders = [root / str(number) for number in range(1, (drives or scheme.shards) + 1)]
-        self.files = FaultyFiles()
+        self.files = FaultyFiles(durable=False)
         self.clock = Clock()
         self.clock.advance(1e9)
         #: What is added to the time of day, and to nothing else.
@@ -117,7 +117,7 @@ class Machine:
             store_id=self.drives.store_id,
             places=[self._place(number) for number in range(1, self.scheme.m + 2)],
             copies=self.scheme.m + 1,
-            files=Files(),
+            files=FaultyFiles(durable=False),
             mailbox=self._mailbox,
             clock=self.clock,
         )
@@ -199,12 +199,15 @@ class Machine:
     async def put(
         self,
         name: str,
-        data: bytes | IByteSource,
+        data: Any,
         *,
         digest: ContentHash | None = None,
         **more: Any,
     ) -> Version:
-        """Store an object."""
+        """Store an object.
+
+        :param data: bytes, or a source of them.
+        """
         source: Any = Bytes(data) if isinstance(data, bytes) else data
         how: dict[str, Any] = {"content_type": "text/plain", "meta": {}} | more
         return await self.store.put(name, source, digest=digest, **how)
