@@ -40,7 +40,8 @@ class TcpTests(AsyncTestCase):
         """Listen."""
         self.store = MemoryStore()
         self.factory = build_factory(self.store, clock=reactor)  # type: ignore[arg-type]
-        self.port = reactor.listenTCP(0, self.factory, interface="127.0.0.1")
+        # A client whose connection does not fit in the backlog tries again after a whole second.
+        self.port = reactor.listenTCP(0, self.factory, backlog=2048, interface="127.0.0.1")
         self.addCleanup(self.stop)
 
     async def stop(self) -> None:
