@@ -1,0 +1,15 @@
+"""The metadata store of a cluster, on a real Elasticsearch."""
+
+from __future__ import annotations
+
+from dostore.adapters.meta_elastic import ElasticMetadata
+from tests.contract.metadata import MetadataContract
+from tests.support.elastic import ElasticTestCase
+
+
+class ElasticContractTests(MetadataContract, ElasticTestCase):
+    """The promises of the port."""
+
+    async def make_store(self) -> ElasticMetadata:
+        """See MetadataContract."""
+        return await self.open(await self.new_index())
