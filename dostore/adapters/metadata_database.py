@@ -199,7 +199,7 @@ class Database:
         :raises DamagedRow: one does not match its check.
         """
         rows = self.connection.execute(f"SELECT {_ROW} FROM versions v")
-        while some := rows.fetchmany(1000):
+        while some := rows.fetchmany(100):
             look_up()
             for row in some:
                 _require_check(row)

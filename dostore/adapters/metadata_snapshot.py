@@ -24,6 +24,9 @@ T = TypeVar("T")
 #: Pages copied between two looks at whether to stop.
 _STEP_PAGES = 2048
 
+#: Seconds of rest after each hundred rows checked.
+_REST_S = 0.0005
+
 #: Chunks written between two syncs, so that none of them takes long.
 _SYNCED_CHUNKS = 16
 
@@ -106,13 +109,18 @@ class Snapshot:
         try:
             # A damaged copy must not take the place of a sound one, nor of the log.
             copy.quick_check()
-            copy.check_rows(self._look_up)
+            copy.check_rows(self._rest)
         finally:
             copy.close()
         return state
 
     def _look_up(self, *_: object) -> None:
         if self.stop.is_set():
+            raise SnapshotStopped
+
+    def _rest(self) -> None:
+        # The check is Python's work: without pauses it would slow requests down.
+        if self.stop.wait(_REST_S):
             raise SnapshotStopped
 
     def _put_on_drives(self, local: str, state: State) -> SnapshotFooter:
