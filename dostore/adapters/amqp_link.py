@@ -142,8 +142,10 @@ class AmqpLink:
 
     @property
     def heard_at(self) -> float:
-        """See IBus."""
-        return self._client.heard_at if self._client is not None else self._heard_at
+        """See IBus. What comes of a connection that is only being made does not count."""
+        if self._client is not None and self.connected:
+            return self._client.heard_at
+        return self._heard_at
 
     def subscribe(
         self,
@@ -235,6 +237,7 @@ class AmqpLink:
             self._pause.cancel()
         client = self._client
         if client is not None and self.connected:
+            self._heard_at = self.heard_at
             self._set_connected(False)
             await self._leave(client)
         if client is not None:
@@ -306,8 +309,7 @@ class AmqpLink:
             await subscription.establish(client)
 
     def _disconnected(self, reason: str) -> None:
-        if self._client is not None:
-            self._heard_at = self._client.heard_at
+        self._heard_at = self.heard_at
         self._client = None
         if self.connected:
             self._away_since = self._clock.seconds()

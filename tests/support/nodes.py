@@ -1,0 +1,85 @@
+"""A node that only knows what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NoReturn
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from dostore.core.model import Content
+from dostore.core.names import ContentHash
+from dostore.core.scheme import Scheme
+from dostore.errors import NodeUnavailable
+from dostore.ports import IShardNode
+
+
+@implementer(IShardNode)
+class KnowingNode:
+    """Answers ``holds``, or fails it, or lets it wait; takes and gives no shard.
+
+    :ivar shards: the indexes by content.
+    :ivar down: it cannot be reached.
+    :ivar gate: what an answer waits for.
+    :ivar asked: how often it was asked.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.shards: dict[ContentHash, set[int]] = {}
+        self.down = False
+        self.gate: Deferred[None] | None = None
+        self.asked = 0
+
+    def held(self, content_hash: ContentHash) -> Collection[int]:
+        """What it has, asked inside its own process."""
+        return self.shards.get(content_hash, ())
+
+    async def holds(self, content_hash: ContentHash) -> Collection[int]:
+        """See IShardNode."""
+        self.asked += 1
+        if self.gate is not None:
+            await self.gate
+        if self.down:
+            raise NodeUnavailable(f"{self.address} is down.")
+        return self.held(content_hash)
+
+    def _not_here(self) -> NoReturn:
+        raise NotImplementedError("this node only knows what it has")
+
+    async def begin(self, index: int, scheme: Scheme) -> NoReturn:
+        """Not here."""
+        self._not_here()
+
+    async def put(self, content: Content, index: int, blocks: Sequence[object]) -> NoReturn:
+        """Not here."""
+        self._not_here()
+
+    async def open(self, content_hash: ContentHash, index: int) -> NoReturn:
+        """Not here."""
+        self._not_here()
+
+    async def renew(self, content_hash: ContentHash) -> NoReturn:
+        """Not here."""
+        self._not_here()
+
+    async def modified(self, content_hash: ContentHash) -> NoReturn:
+        """Not here."""
+        self._not_here()
+
+    async def glance(self, wanted: Sequence[tuple[Content, int]]) -> NoReturn:
+        """Not here."""
+        self._not_here()
+
+    async def discard(self, content_hash: ContentHash, index: int) -> NoReturn:
+        """Not here."""
+        self._not_here()
+
+    async def delete(self, content_hash: ContentHash) -> NoReturn:
+        """Not here."""
+        self._not_here()
+
+    async def inventory(self, page: int) -> Mapping[ContentHash, Collection[int]]:
+        """Not here."""
+        self._not_here()
