@@ -51,6 +51,7 @@ class TempShards:
         self._files = TempFiles(node.store)
         self._uploads: dict[str, Upload] = {}
         self._busy: set[str] = set()
+        self._committing: set[str] = set()
 
     async def open(self, about: TempAbout) -> str:
         """See ITempShards."""
@@ -149,6 +150,7 @@ class TempShards:
         with self._alone(token):
             upload = await self._take_up(token)
             about = upload.about
+            self._committing.add(token)
             try:
                 if (
                     about.scheme != content.scheme
@@ -162,6 +164,8 @@ class TempShards:
                 self._uploads.pop(token, None)
                 self._drop_later(upload)
                 raise
+            finally:
+                self._committing.discard(token)
             self._uploads.pop(token, None)
             self._clean(lambda: self._files.forget(token))
 
@@ -180,9 +184,14 @@ class TempShards:
             raise self._node.translated(error, "sync a shard") from error
 
     async def drop(self, token: str) -> None:
-        """See ITempShards. It need not wait for an append that is under way: that fails."""
+        """See ITempShards.
+
+        :raises Conflict: it is being committed.
+        """
         self._require_token(token)
         self._node.require(DriveState.LIVE, DriveState.READ_ONLY)
+        if token in self._committing:
+            raise Conflict("The shard is being committed: it cannot be dropped any more.")
         upload = self._uploads.pop(token, None)
         try:
             await self._node.call(self._files.drop, token, upload)

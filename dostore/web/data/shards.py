@@ -89,6 +89,11 @@ class Shards:
         size = info.content.scheme.shard_size(info.content.size)
         headers = _describe(info)
         span = None
+        inline = parse_size(request.field(b"x-inline"), "X-Inline")
+        if inline is not None and size > inline and request.method == b"GET":
+            # Who asks so wants to know what it is first, and then parts of it.
+            request.respond(200, [*headers, (b"X-Held-Back", b"1")])
+            return
         if request.method == b"GET":
             try:
                 span = parse_range(request.field(b"range"), size)

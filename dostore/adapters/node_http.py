@@ -1,0 +1,470 @@
+"""IShardNode over HTTP: a data server, trusted in nothing. See ``docs/data-api.rst``.
+
+What it says of a shard must be what was asked for and add up by the scheme's arithmetic; the blocks
+that it sends are verified here once more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+
+from twisted.internet.defer import DeferredLock
+from twisted.web.http_headers import Headers
+from zope.interface import implementer
+
+from dostore.adapters.http_body import AnswerBody, Broken
+from dostore.adapters.http_link import (
+    ANSWER_TIMEOUT_S,
+    QUICK_TIMEOUT_S,
+    Answer,
+    Answered,
+    Field,
+    HttpLink,
+    Upload,
+)
+from dostore.core.datafields import (
+    MAX_GLANCES,
+    ShardDigest,
+    block_lengths,
+    format_glance,
+    format_scheme,
+    parse_content_range,
+    parse_indexes,
+    parse_inventory,
+    parse_positions,
+    parse_scheme,
+    parse_size,
+    shard_path,
+    unframe,
+)
+from dostore.core.model import Content, ShardInfo
+from dostore.core.names import ContentHash
+from dostore.core.scheme import Scheme
+from dostore.core.shardfile import CHECK_BYTES, ShardFileBuilder
+from dostore.errors import (
+    BadShard,
+    Conflict,
+    DostoreError,
+    InvalidRequest,
+    NodeUnavailable,
+    NoSpace,
+    ShardMissing,
+)
+from dostore.ports import IShardNode, IShardReader, IShardWriter
+
+Block = bytes | memoryview
+
+#: A shard up to this comes whole with the answer that tells about it.
+INLINE_BYTES = 256 * 1024
+
+#: A shard larger than this is put by way of a temporary one.
+MAX_PUT_BYTES = 8 << 20
+
+#: A page of an inventory: half a million contents.
+_MAX_INVENTORY_BYTES = 32 << 20
+
+#: What a commit gets beyond the time for an answer: a disk that syncs at least so many bytes in a
+#: second.
+_SYNC_BYTES_A_SECOND = 16 << 20
+
+_FRAMED: Field = (b"X-Framed", b"1")
+
+
+@implementer(IShardNode)
+class HttpNode:
+    """A data server as a node."""
+
+    def __init__(self, link: HttpLink) -> None:
+        self.address = link.address
+        self.link = link
+
+    # Writing
+
+    async def begin(self, index: int, scheme: Scheme) -> IShardWriter:
+        """See IShardNode."""
+        fields = [(b"X-Scheme", format_scheme(scheme))]
+        # Nobody would know of a second one.
+        answer = await self.link.ask(
+            b"POST", b"/temp/-.%d" % index, fields, [], again=False, timeout_s=ANSWER_TIMEOUT_S
+        )
+        if answer.status != 201:
+            raise self.error(answer)
+        token = answer.body.decode("latin-1")
+        if len(token) > 64 or not token.isalnum() or not token.isascii():
+            raise self.nonsense("the name of a temporary shard")
+        return _HttpWriter(self, token, index, scheme)
+
+    async def put(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
+        """See IShardNode."""
+        builder = ShardFileBuilder(index, content.scheme)
+        builder.add(blocks)
+        _, name = builder.finish(content)
+        if content.scheme.shard_size(content.size) > MAX_PUT_BYTES:
+            await self._put_large(content, index, blocks)
+            return
+        fields = [
+            (b"Size", b"%d" % content.size),
+            (b"X-Scheme", format_scheme(content.scheme)),
+            (b"Digest", ShardDigest(shard=name.shard_hash).format()),
+        ]
+        target = b"/objects/" + shard_path(content.hash, index)
+        answer = await self.link.ask(b"PUT", target, fields, blocks)
+        if answer.status != 200:
+            raise self.error(answer)
+
+    async def _put_large(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
+        writer = await self.begin(index, content.scheme)
+        try:
+            step = max(1, INLINE_BYTES // content.scheme.block_size)
+            for at in range(0, len(blocks), step):
+                await writer.write(blocks[at : at + step])
+            await writer.commit(content)
+        finally:
+            await writer.abort()
+
+    # Reading
+
+    async def open(self, content_hash: ContentHash, index: int) -> IShardReader:
+        """See IShardNode."""
+        fields = [_FRAMED, (b"X-Inline", b"%d" % INLINE_BYTES)]
+        target = b"/objects/" + shard_path(content_hash, index)
+        # Blocks may be small, and then there are many checks.
+        answer = await self.link.ask(b"GET", target, fields, limit=2 * INLINE_BYTES)
+        if answer.status != 200:
+            raise self.error(answer)
+        info = self.shard_info(answer.headers, content_hash, index)
+        held_back = answer.headers.getRawHeaders(b"x-held-back") == [b"1"]
+        whole = None if held_back else answer.body
+        if whole is not None and len(whole) != framed_size(info.content):
+            raise BadShard(
+                f"{self.address} sent {len(whole)} bytes of shard {index}, not"
+                f" {framed_size(info.content)}."
+            )
+        return _HttpReader(self, info, whole)
+
+    def shard_info(self, headers: Headers, content_hash: ContentHash, index: int) -> ShardInfo:
+        """What an answer says of the shard that was asked for.
+
+        :raises BadShard: it is another shard, or impossible.
+        """
+        told = {
+            name: headers.getRawHeaders(name, [])
+            for name in (b"x-content", b"x-shard", b"size", b"x-scheme")
+        }
+        try:
+            if any(len(lines) != 1 for lines in told.values()):
+                raise InvalidRequest("A field is missing, or there twice.")
+            found = ContentHash.parse(told[b"x-content"][0].decode("latin-1"))
+            size = parse_size(told[b"size"][0], "Size") or 0
+            scheme = parse_scheme(told[b"x-scheme"][0])
+            (told_index,) = parse_indexes(told[b"x-shard"][0].decode("latin-1"))
+        except (InvalidRequest, ValueError) as error:
+            raise BadShard(f"{self.address} sent no shard: {error}") from error
+        if (found, told_index) != (content_hash, index) or index >= scheme.shards:
+            raise BadShard(f"{self.address} sent another shard than {index} of {content_hash}.")
+        return ShardInfo(Content(content_hash, size, scheme), index)
+
+    async def holds(self, content_hash: ContentHash) -> Collection[int]:
+        """See IShardNode."""
+        answer = await self.link.ask(
+            b"HEAD", _of(b"objects", content_hash), timeout_s=QUICK_TIMEOUT_S
+        )
+        if answer.status == 404:
+            return ()
+        if answer.status != 200:
+            raise self.error(answer)
+        try:
+            (line,) = answer.headers.getRawHeaders(b"x-shard", [])
+            return parse_indexes(line.decode("latin-1"))
+        except (InvalidRequest, ValueError) as error:
+            raise self.nonsense("the shards that it holds") from error
+
+    # What else a node is asked
+
+    async def renew(self, content_hash: ContentHash) -> None:
+        """See IShardNode."""
+        await self._do(b"POST", _of(b"renew", content_hash))
+
+    async def modified(self, content_hash: ContentHash) -> float:
+        """See IShardNode."""
+        answer = await self.link.ask(b"GET", _of(b"modified", content_hash))
+        if answer.status != 200:
+            raise self.error(answer)
+        try:
+            seconds = float(answer.body)
+        except ValueError as error:
+            raise self.nonsense("a time") from error
+        if not 0 <= seconds < 1e11:
+            raise self.nonsense("a time")
+        return seconds
+
+    async def glance(self, wanted: Sequence[tuple[Content, int]]) -> Sequence[tuple[Content, int]]:
+        """See IShardNode."""
+        faulty: list[tuple[Content, int]] = []
+        for at in range(0, len(wanted), MAX_GLANCES):
+            part = wanted[at : at + MAX_GLANCES]
+            answer = await self.link.ask(
+                b"POST",
+                b"/glance",
+                (),
+                [format_glance(part)],
+                timeout_s=QUICK_TIMEOUT_S,
+                limit=MAX_GLANCES * 8,
+            )
+            if answer.status != 200:
+                raise self.error(answer)
+            try:
+                positions = parse_positions(answer.body, len(part))
+            except InvalidRequest as error:
+                raise self.nonsense("what is missing") from error
+            faulty += [part[position] for position in positions]
+        return faulty
+
+    async def discard(self, content_hash: ContentHash, index: int) -> None:
+        """See IShardNode."""
+        await self._do(b"POST", b"/discard/" + shard_path(content_hash, index))
+
+    async def delete(self, content_hash: ContentHash) -> None:
+        """See IShardNode."""
+        await self._do(b"DELETE", _of(b"objects", content_hash))
+
+    async def _do(self, method: bytes, target: bytes) -> None:
+        answer = await self.link.ask(method, target, (), [] if method == b"POST" else None)
+        if answer.status != 204:
+            raise self.error(answer)
+
+    async def inventory(self, page: int) -> Mapping[ContentHash, Collection[int]]:
+        """See IShardNode."""
+        answer = await self.link.ask(b"GET", b"/inventory/%d" % page, limit=_MAX_INVENTORY_BYTES)
+        if answer.status != 200:
+            raise self.error(answer)
+        try:
+            return parse_inventory(answer.body, page)
+        except InvalidRequest as error:
+            raise self.nonsense("an inventory") from error
+
+    # Errors
+
+    def error(self, answer: Answer) -> DostoreError:
+        """What an answer that is no success means."""
+        text = f"{self.address} answered {answer.status}{_detail(answer)}"
+        kinds: dict[int, type[DostoreError]] = {
+            404: ShardMissing,
+            409: Conflict,
+            410: BadShard,
+            507: NoSpace,
+        }
+        if answer.status == 401:
+            text = (
+                f"{self.address} refuses the signature. All servers must have the same secret, and"
+                " clocks that agree to half a minute."
+            )
+        return kinds.get(answer.status, NodeUnavailable)(text)
+
+    def nonsense(self, what: str) -> NodeUnavailable:
+        """The server's answer is none that a data server gives."""
+        return NodeUnavailable(f"{self.address} sent something else than {what}.")
+
+
+def _of(kind: bytes, content_hash: ContentHash) -> bytes:
+    return b"/%b/%b" % (kind, content_hash.escaped.encode("ascii"))
+
+
+def _detail(answer: Answer) -> str:
+    """What the server says of its error, as far as it can be shown."""
+    try:
+        detail = json.loads(answer.body)["detail"]
+    except (ValueError, KeyError, TypeError):
+        return "."
+    text = detail[:300] if isinstance(detail, str) else ""
+    return f": {text}" if text.isprintable() and text else "."
+
+
+def framed_size(content: Content) -> int:
+    """Bytes of a shard of a content with its blocks' checks between them."""
+    scheme = content.scheme
+    return scheme.shard_size(content.size) + CHECK_BYTES * scheme.stripe_count(content.size)
+
+
+@implementer(IShardReader)
+class _HttpReader:
+    """A shard of a data server.
+
+    The first read asks for just what it wants. One that goes on where that one ended is taken for
+    the second of many: from there on the shard comes as one stream, and each read waits for its
+    part of it.
+
+    :param whole: all of the shard, with checks, when it came with the answer.
+    """
+
+    def __init__(self, node: HttpNode, info: ShardInfo, whole: bytes | None) -> None:
+        self.info = info
+        self._node = node
+        self._whole = whole
+        self._lock = DeferredLock()
+        self._body: AnswerBody | None = None
+        self._next = -1
+        self._blocks = info.content.scheme.stripe_count(info.content.size)
+        self._closed = False
+
+    async def read(self, first: int, count: int) -> bytes:
+        """See IShardReader."""
+        if self._closed:
+            raise NodeUnavailable("The shard was closed.")
+        if first + count > self._blocks:
+            raise BadShard(f"The shard has no block {first + count - 1}.")
+        if not count:
+            return b""
+        lengths = block_lengths(self.info.content, first, count)
+        size = sum(lengths) + CHECK_BYTES * count
+        if self._whole is not None:
+            scheme = self.info.content.scheme
+            at = first * (scheme.block_size + CHECK_BYTES)
+            return unframe(memoryview(self._whole)[at : at + size], lengths)
+        await self._lock.acquire()
+        try:
+            data = await self._take(first, count, size)
+            self._next = first + count
+        finally:
+            self._lock.release()
+        return unframe(data, lengths)
+
+    async def _take(self, first: int, count: int, size: int) -> bytes:
+        """The bytes of some blocks, with their checks."""
+        body = self._body
+        if body is not None and first == self._next:
+            try:
+                return await body.read(size)
+            except Broken:
+                # The server may have been restarted, or have cut a stream that nobody read.
+                self._node.link.trouble()
+            except NodeUnavailable:
+                self._node.link.trouble()
+                raise
+        self._abandon()
+        until = self._blocks if first == self._next else first + count
+        body = self._body = await self._fetch(first, until)
+        try:
+            return await body.read(size)
+        except NodeUnavailable:
+            self._node.link.trouble()
+            self._abandon()
+            raise
+
+    async def _fetch(self, first: int, until: int) -> AnswerBody:
+        """The stream of the blocks from ``first`` up to ``until``."""
+        content, index = self.info.content, self.info.index
+        scheme = content.scheme
+        start = first * scheme.block_size
+        end = min(until * scheme.block_size, scheme.shard_size(content.size))
+        fields = [_FRAMED, (b"Range", b"bytes=%d-%d" % (start, end - 1))]
+        target = b"/objects/" + shard_path(content.hash, index)
+        answer = await self._node.link.stream(b"GET", target, fields)
+        try:
+            if answer.status != 206:
+                await self._refuse(answer.status, answer.headers, answer.body)
+            info = self._node.shard_info(answer.headers, content.hash, index)
+            told = parse_content_range((answer.headers.getRawHeaders(b"content-range") or [b""])[0])
+            length = end - start + CHECK_BYTES * (until - first)
+            if (info, told, answer.length) != (
+                self.info,
+                (start, end - 1, scheme.shard_size(content.size)),
+                length,
+            ):
+                raise BadShard(f"{self._node.address} sent another part of shard {index}.")
+        except BaseException:
+            answer.body.abandon()
+            raise
+        return answer.body
+
+    async def _refuse(self, status: int, headers: Headers, body: AnswerBody) -> None:
+        """Raise for an answer that is no part of the shard."""
+        error = self._node.error(Answer(status, headers, b""))
+        if isinstance(error, ShardMissing):
+            # It was there when it was opened: its node has put it away since.
+            error = BadShard(f"{self._node.address} has no shard {self.info.index} any more.")
+        raise error
+
+    def _abandon(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.abandon()
+
+    async def close(self) -> None:
+        """See IShardReader."""
+        self._closed = True
+        self._whole = None
+        self._abandon()
+
+
+@implementer(IShardWriter)
+class _HttpWriter:
+    """A temporary shard on a data server, written by one streamed request."""
+
+    def __init__(self, node: HttpNode, token: str, index: int, scheme: Scheme) -> None:
+        self._node = node
+        self._target = b"/temp/" + token.encode("ascii")
+        self._builder = ShardFileBuilder(index, scheme)
+        self._sent = 0
+        self._upload: Upload | None = None
+        self._committed = False
+        self._aborted = False
+
+    async def write(self, blocks: Sequence[Block]) -> None:
+        """See IShardWriter."""
+        self._require_open()
+        if not blocks:
+            return
+        if self._upload is None:
+            fields = [(b"Upload-Offset", b"0")]
+            self._upload = self._node.link.upload(b"PATCH", self._target, fields)
+        self._builder.add(blocks)
+        self._sent += sum(map(len, blocks))
+        try:
+            await self._upload.write(blocks)
+        except Answered as early:
+            raise self._node.error(early.answer) from None
+        except NodeUnavailable:
+            self._node.link.trouble()
+            raise
+
+    def _require_open(self) -> None:
+        if self._aborted:
+            raise NodeUnavailable("The write was given up.")
+
+    async def commit(self, content: Content) -> None:
+        """See IShardWriter."""
+        if self._committed:
+            return
+        self._require_open()
+        _, name = self._builder.finish(content)
+        timeout_s = ANSWER_TIMEOUT_S + self._sent / _SYNC_BYTES_A_SECOND
+        if self._upload is not None:
+            answer = await self._upload.finish(timeout_s)
+            if answer.status != 204:
+                raise self._node.error(answer)
+            if answer.headers.getRawHeaders(b"upload-offset") != [b"%d" % self._sent]:
+                raise NodeUnavailable(
+                    f"{self._node.address} does not hold the {self._sent} bytes that were sent."
+                )
+        fields = [
+            (b"X-Content", str(content.hash).encode("ascii")),
+            (b"Size", b"%d" % content.size),
+            (b"Digest", ShardDigest(shard=name.shard_hash).format()),
+        ]
+        answer = await self._node.link.ask(
+            b"PUT", self._target, fields, [], timeout_s=timeout_s, again=False
+        )
+        if answer.status != 200:
+            raise self._node.error(answer)
+        self._committed = True
+
+    async def abort(self) -> None:
+        """See IShardWriter. A server that cannot be told sweeps it by itself."""
+        if self._committed or self._aborted:
+            return
+        self._aborted = True
+        if self._upload is not None:
+            self._upload.abandon()
+        await self._node.link.ask(b"DELETE", self._target, timeout_s=QUICK_TIMEOUT_S)
