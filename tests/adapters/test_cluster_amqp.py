@@ -424,6 +424,8 @@ class LocateTests(ClusterCase):
         self.assertEqual(self.successResultOf(other), {})
         again = self.locate()
         self.assertNoResult(again)
+        self.broker.deliver()
+        self.assertEqual(self.successResultOf(again), {2: [SIX[2]]})
 
     def test_first(self) -> None:
         """Those that the content ranks first are asked directly, and nobody else."""
