@@ -60,26 +60,39 @@ class Signable:
     digest: bytes = b""
 
 
-def _mac(secret: bytes, what: Signable, time: bytes, nonce: bytes) -> bytes:
-    lines = (b"dostore-1", what.method, what.host, what.target, time, nonce, what.digest)
-    return hmac.digest(secret, b"\n".join(lines), hashlib.sha256)
-
-
 def _encode(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+class _Key:
+    """A secret, ready to be used; it is in no text that this object makes."""
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < MIN_SECRET_BYTES:
+            raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes")
+        self._keyed = hmac.new(secret, digestmod=hashlib.sha256)
+
+    def mac(self, what: Signable, time: bytes, nonce: bytes) -> bytes:
+        """The MAC of a request, encoded."""
+        lines = (b"dostore-1", what.method, what.host, what.target, time, nonce, what.digest)
+        # A copy costs a third of what it costs to begin with the secret each time.
+        keyed = self._keyed.copy()
+        keyed.update(b"\n".join(lines))
+        return _encode(keyed.digest())
 
 
 class Signer:
     """Signs requests.
 
-    :param secret: at least MIN_SECRET_BYTES; it is in no text that this object makes.
+    :param secret: at least MIN_SECRET_BYTES.
     """
 
-    __slots__ = ("_secret",)
+    __slots__ = ("_key",)
 
     def __init__(self, secret: bytes) -> None:
-        _require_long(secret)
-        self._secret = secret
+        self._key = _Key(secret)
 
     def sign(self, what: Signable, now: float, nonce: bytes) -> bytes:
         """The Authorization field of one request.
@@ -88,7 +101,7 @@ class Signer:
         :param nonce: NONCE_BYTES random bytes, never used before.
         """
         time, token = b"%d" % now, _encode(nonce)
-        mac = _encode(_mac(self._secret, what, time, token))
+        mac = self._key.mac(what, time, token)
         return b"%b time=%b, nonce=%b, mac=%b" % (SCHEME, time, token, mac)
 
 
@@ -100,13 +113,12 @@ class Verifier:
         ones are refused: to forget one would be to let it be used again.
     """
 
-    __slots__ = ("_capacity", "_remembered", "_secret", "_slots", "_window_s")
+    __slots__ = ("_capacity", "_key", "_remembered", "_slots", "_window_s")
 
     def __init__(
         self, secret: bytes, *, window_s: int = WINDOW_S, capacity: int = MAX_REMEMBERED
     ) -> None:
-        _require_long(secret)
-        self._secret = secret
+        self._key = _Key(secret)
         self._window_s = window_s
         self._capacity = capacity
         #: MACs by the slot of their signature's time: a slot is forgotten at one go.
@@ -130,7 +142,7 @@ class Verifier:
         if match is None:
             raise _refused()
         time, nonce, mac = match.groups()
-        if not hmac.compare_digest(_encode(_mac(self._secret, what, time, nonce)), mac):
+        if not hmac.compare_digest(self._key.mac(what, time, nonce), mac):
             raise _refused()
         if abs(int(time) - now) > self._window_s:
             raise _refused()
@@ -154,11 +166,6 @@ class Verifier:
         for number in list(self._slots):
             if (number + 1) * _SLOT_S <= now - self._window_s:
                 self._remembered -= len(self._slots.pop(number))
-
-
-def _require_long(secret: bytes) -> None:
-    if len(secret) < MIN_SECRET_BYTES:
-        raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes")
 
 
 def _refused() -> Unauthorized:
