@@ -258,6 +258,7 @@ class Member:
     :ivar live: it answers; its shards can be read.
     :ivar writable: it is live and takes shards (its drive is neither full nor read-only).
     :ivar zone: what it shares with the nodes that are likely to fail together with it.
+    :ivar full: it is not writable because it has no room.
     """
 
     address: str
@@ -265,6 +266,7 @@ class Member:
     live: bool
     writable: bool
     zone: str = ""
+    full: bool = False
 
 
 class ICluster(Interface):
@@ -292,6 +294,9 @@ class ICluster(Interface):
 
     def placed(content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """Note that shards were written to these addresses, for :meth:`expected`."""
+
+    def complaint() -> str:
+        """What an operator should know of the cluster itself, in a sentence; empty: nothing."""
 
     def watch(joined: Callable[[str], None]) -> None:
         """Have ``joined(address)`` called whenever a node becomes live or writable again."""

@@ -210,6 +210,12 @@ class AmqpCluster:
         """See ICluster."""
         self._remember(content_hash, {index: (where,) for index, where in holders.items()})
 
+    def complaint(self) -> str:
+        """See ICluster."""
+        if self.connected:
+            return ""
+        return "RabbitMQ is out of reach; the nodes are those that were there before."
+
     def watch(self, joined: Callable[[str], None]) -> None:
         """See ICluster."""
         self._joined.append(joined)

@@ -17,7 +17,7 @@ from dostore.adapters import drive_marker
 from dostore.adapters.drive_marker import Found, Marker
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
-from dostore.adapters.node_local import DriveNode, DriveState
+from dostore.adapters.node_local import FULL, DriveNode, DriveState
 from dostore.adapters.threads import IWorkers
 from dostore.background import Background
 from dostore.core.names import ContentHash
@@ -125,6 +125,7 @@ class DriveSet:
                 drive.node,
                 drive.node.state is not DriveState.AWAY,
                 drive.node.state is DriveState.LIVE,
+                full=drive.node.full,
             )
             for drive in self.drives
         ]
@@ -146,6 +147,10 @@ class DriveSet:
 
     def placed(self, content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """See ICluster. The drives know by themselves."""
+
+    def complaint(self) -> str:
+        """See ICluster. The drives are all there is."""
+        return ""
 
     def watch(self, joined: Callable[[str], None]) -> None:
         """See ICluster."""
@@ -301,7 +306,7 @@ class DriveSet:
             return
         except OSError as error:
             state = DriveState.AWAY if node.state is DriveState.AWAY else DriveState.READ_ONLY
-            node.degrade(state, error.strerror or "it fails")
+            node.degrade(state, error.strerror or "it fails", full=error.errno in FULL)
             return
         if what is Found.GONE or what is Found.STRANGE:
             node.degrade(DriveState.AWAY, f"its folder is gone or {Found.STRANGE.value}")

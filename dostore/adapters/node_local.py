@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
@@ -30,7 +31,7 @@ _log = Logger()
 #: At most this many commits share one round of syncs; more wait for the next.
 _BATCH = 64
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 #: The process, not the drive, is short of something, or the write was given up.
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ECANCELED}
 
@@ -63,6 +64,7 @@ class DriveNode:
 
     :param address: what the drive is called in the cluster.
     :param on_trouble: told when an error shows that the drive is worse than its state says.
+    :ivar full: it takes no writes because it has no room.
     :ivar ended: how many calls have ended, so that a drive which hangs can be told.
     """
 
@@ -78,9 +80,12 @@ class DriveNode:
         self.workers = workers
         self.state = DriveState.AWAY
         self.reason = "not started"
+        self.full = False
         self._on_trouble = on_trouble
         self._index = ShardIndex()
         self._garbage = ShardIndex()
+        # Changed by the drive's threads too; a deque may be.
+        self._leftovers: deque[TempShard] = deque()
         self._queue: list[_Commit] = []
         self._committing = False
         self._calls: set[Deferred[Any]] = set()
@@ -91,10 +96,10 @@ class DriveNode:
     def come(self, index: ShardIndex, garbage: ShardIndex) -> None:
         """The drive is there, prepared and scanned."""
         self._index, self._garbage = index, garbage
-        self.state, self.reason = DriveState.LIVE, ""
+        self.state, self.reason, self.full = DriveState.LIVE, "", False
 
-    def degrade(self, state: DriveState, reason: str) -> None:
-        """The drive is good for less from now on."""
+    def degrade(self, state: DriveState, reason: str, *, full: bool = False) -> None:
+        """The drive is good for less from now on; ``full``: for want of room."""
         if self.state is not state:
             _log.warn(
                 "{address} is {state}: {reason}",
@@ -102,13 +107,16 @@ class DriveNode:
                 state=state.value,
                 reason=reason,
             )
-        self.state, self.reason = state, reason
+        self.state, self.reason, self.full = state, reason, full
         if state is DriveState.AWAY:
             self._give_up()
 
     def recover(self) -> None:
-        """The drive takes writes again."""
-        self.state, self.reason = DriveState.LIVE, ""
+        """The drive takes writes again; what could not be dropped meanwhile is dropped now."""
+        self.state, self.reason, self.full = DriveState.LIVE, "", False
+        for _ in range(len(self._leftovers)):
+            dropped = self.workers.submit(self._drop, self._leftovers.popleft())
+            dropped.add_done_callback(self.log_failure)
 
     def stop(self) -> None:
         """The drive is not used any more."""
@@ -161,9 +169,11 @@ class DriveNode:
         if error.errno in _OURS:
             return NodeUnavailable(text)
         if self.state is DriveState.LIVE:
-            self.degrade(DriveState.READ_ONLY, f"it cannot {doing} ({error.strerror})")
+            full = error.errno in FULL
+            reason = f"it cannot {doing} ({error.strerror})"
+            self.degrade(DriveState.READ_ONLY, reason, full=full)
         self._on_trouble(self)
-        return NoSpace(text) if error.errno in _FULL else NodeUnavailable(text)
+        return NoSpace(text) if error.errno in FULL else NodeUnavailable(text)
 
     # Writing.
 
@@ -269,7 +279,7 @@ class DriveNode:
             except (OSError, ValueError) as error:
                 commit.outcome = error
                 if commit.temp is not None:
-                    self._clean(self.store.drop, commit.temp)
+                    self._clean(self._drop, commit.temp)
 
     def _write(self, commit: _Commit) -> None:
         if commit.temp is None:
@@ -284,6 +294,14 @@ class DriveNode:
     def _publish(self, commit: _Commit) -> None:
         assert commit.temp is not None
         commit.outcome = self.store.publish(commit.temp)
+
+    def _drop(self, temp: TempShard) -> None:
+        """Remove a temporary shard, or have it removed when the drive takes writes again."""
+        try:
+            self.store.drop(temp)
+        except OSError:
+            self._leftovers.append(temp)
+            raise
 
     def _clean(self, step: Callable[..., None], thing: object) -> None:
         """Remove what a failed write left; a drive that refuses even that is cleaned at a start."""
@@ -548,10 +566,10 @@ class _LocalWriter:
             # Its error was or will be told by another call; here it changes nothing.
             await running.addErrback(lambda _: None)
         try:
-            await node.call(node.store.drop, self._temp)
+            await node.call(node._drop, self._temp)
         except (CancelledError, NodeUnavailable) as error:
             # Perhaps it had not begun, and then it was forgotten. It must be done nevertheless.
-            node.workers.submit(node.store.drop, self._temp).add_done_callback(node.log_failure)
+            node.workers.submit(node._drop, self._temp).add_done_callback(node.log_failure)
             if isinstance(error, CancelledError):
                 raise
         except OSError as error:

@@ -16,7 +16,7 @@ from dostore.adapters.meta_sqlite import LogPlace, SqliteMetadata
 from dostore.adapters.node_local import DriveState
 from dostore.app.config import Config
 from dostore.app.native import native_api
-from dostore.app.server import Threads
+from dostore.app.server import COMPUTE_THREADS, Threads
 from dostore.errors import ConfigError
 from dostore.service.objects import ObjectStore
 from dostore.web.connections import Connections
@@ -25,9 +25,6 @@ _log = Logger(namespace="dostore")
 
 DATABASE_NAME = "metadata.sqlite"
 LOCK_NAME = "lock"
-
-#: Hashing and coding of large pieces: as many threads as cores, and one to keep them busy.
-COMPUTE_THREADS = (os.cpu_count() or 1) + 1
 
 
 def preflight(config: Config, files: Files) -> None:

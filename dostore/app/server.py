@@ -22,6 +22,9 @@ from dostore.web.connections import Connections
 
 _log = Logger(namespace="dostore")
 
+#: Hashing and coding of large pieces: as many threads as cores, and one to keep them busy.
+COMPUTE_THREADS = (os.cpu_count() or 1) + 1
+
 #: Thousands of clients may come back at once after a restart.
 _BACKLOG = 1024
 

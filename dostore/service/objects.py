@@ -12,7 +12,7 @@ from dostore.background import Background
 from dostore.core.model import Content, Draft, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.errors import Deleted, NotFound, Unavailable
+from dostore.errors import Deleted, NotFound, OutcomeUnknown, Unavailable
 from dostore.fanout import to_the_end
 from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
 from dostore.service.leases import Leases
@@ -51,6 +51,7 @@ class ObjectStore:
     :param quorum: how many shards a write needs.
     :param now: the time of day in seconds since the epoch, told in ``created``.
     :param verify: see ContentReader.
+    :param orphan_grace_s: see OrphanSweep.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ObjectStore:
         now: Callable[[], float],
         quorum: int | None = None,
         verify: bool = False,
+        orphan_grace_s: float = 0.0,
     ) -> None:
         self._verify = verify
         self.metadata = metadata
@@ -97,7 +99,15 @@ class ObjectStore:
             background=self.background,
             quorum=self._quorum,
         )
-        self._sweep = OrphanSweep(cluster, metadata, clock=clock, leases=leases, stats=self.stats)
+        self._sweep = OrphanSweep(
+            cluster,
+            metadata,
+            clock=clock,
+            now=now,
+            grace_s=orphan_grace_s,
+            leases=leases,
+            stats=self.stats,
+        )
 
     def start(self) -> None:
         """Begin what keeps the store healthy: the sweep, and healing now and at every return."""
@@ -146,6 +156,10 @@ class ObjectStore:
     async def _publish(self, content: Content, draft: Draft, check: Check | None) -> Version:
         try:
             version = await self.metadata.add(draft, check)
+        except OutcomeUnknown:
+            # The version may be there. If it is not, the sweep takes the content in its time.
+            self._writer.keep(content)
+            raise
         except BaseException:
             await self._writer.discard(content)
             raise
@@ -239,6 +253,8 @@ class ObjectStore:
             detail = f"Degraded: {writable} of {shards} shards of a new content can be kept."
         elif live < len(members):
             detail = f"Degraded: {len(members) - live} of {len(members)} nodes are away."
+        elif complaint := self.cluster.complaint():
+            detail = f"Degraded: {complaint}"
         try:
             await self.metadata.ping()
         except Unavailable as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -36,7 +36,11 @@ class OrphanSweep:
         clock: IReactorTime,
         leases: Leases,
         stats: Stats,
+        now: Callable[[], float] = lambda: float("inf"),
+        grace_s: float = 0.0,
     ) -> None:
+        self._now = now
+        self._grace_s = grace_s
         self._cluster = cluster
         self._metadata = metadata
         self._clock = clock
@@ -77,7 +81,8 @@ class OrphanSweep:
         # Asked again now that nobody can come to refer to it.
         if await self._metadata.referenced([content_hash]):
             return False
-        if await self._modified(content_hash, members) < await self._metadata.created():
+        modified = await self._modified(content_hash, members)
+        if modified < await self._metadata.created() or modified > self._now() - self._grace_s:
             return False
         await gather([m.node.delete(content_hash) for m in members])
         return True

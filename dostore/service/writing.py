@@ -91,15 +91,20 @@ class ContentWriter:
         """Refuse a write that cannot succeed, before its body is read.
 
         :raises QuorumNotMet: fewer nodes take shards than a write needs.
+        :raises NoSpace: that is because some are full.
         """
         members = self._cluster.members()
-        usable = [member.address for member in members if member.writable]
-        if len(usable) < self._quorum:
-            raise QuorumNotMet(
-                f"{len(usable)} of {len(members)} nodes take writes now; a write needs "
-                f"{self._quorum}. Try again when more are back.",
-                outcomes={m.address: "away" for m in members if not m.writable},
-            )
+        usable = sum(1 for member in members if member.writable)
+        if usable >= self._quorum:
+            return
+        full = [member.address for member in members if member.full]
+        text = f"{usable} of {len(members)} nodes take writes now; a write needs {self._quorum}."
+        if usable + len(full) >= self._quorum:
+            raise NoSpace(f"{text} {_too_full(full)}")
+        raise QuorumNotMet(
+            f"{text} Try again when more are back.",
+            outcomes={m.address: "away" for m in members if not m.writable},
+        )
 
     async def write(self, source: IByteSource, digest: ContentHash | None) -> Content:
         """Store what the source yields, on at least a quorum of nodes, durably.
@@ -381,10 +386,15 @@ def refusal(
     ]
     text = f"{done} nodes took their shard; a write needs {quorum}."
     if full and done + len(full) >= quorum:
-        return NoSpace(f"{text} {', '.join(sorted(full))} have no space left. Free some or add drives.")
+        return NoSpace(f"{text} {_too_full(full)}")
     return QuorumNotMet(
         f"{text} Failed: {', '.join(sorted(failed))}. Try again later.", outcomes=failed
     )
+
+
+def _too_full(addresses: Sequence[str]) -> str:
+    has = "has" if len(addresses) == 1 else "have"
+    return f"{', '.join(sorted(addresses))} {has} no space left. Free some or add drives."
 
 
 class _ShardStream:
