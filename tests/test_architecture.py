@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -46,15 +47,18 @@ IMPURE = {
 }
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> list[str]:
     """The dotted names that a module imports anywhere in it; of ``from a import b``, ``a.b``."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 raise AssertionError(f"{path} has a relative import; they are not used here")
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -97,7 +101,7 @@ class ImportDirectionTests(SyncTestCase):
 
     def test_the_package_itself_imports_nothing(self) -> None:
         """Importing dostore has no effect but to tell its version."""
-        self.assertEqual(list(imports(ROOT / "dostore" / "__init__.py")), [])
+        self.assertEqual(imports(ROOT / "dostore" / "__init__.py"), [])
 
     def test_core_is_pure(self) -> None:
         """No module in core can reach a reactor, a file, a socket, a clock or chance."""
@@ -142,7 +146,7 @@ class ImportDirectionTests(SyncTestCase):
     def test_the_plugin_imports_nothing_of_ours(self) -> None:
         """``twistd --help`` in any environment loads the plugin file and must stay quick."""
         plugin = ROOT / "twisted" / "plugins" / "dostore_plugins.py"
-        self.assertEqual(list(imports(plugin)), ["twisted.application.service.ServiceMaker"])
+        self.assertEqual(imports(plugin), ["twisted.application.service.ServiceMaker"])
 
     def test_the_plugin_folders_are_no_packages(self) -> None:
         """An ``__init__.py`` there would hide Twisted itself."""
