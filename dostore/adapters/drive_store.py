@@ -436,8 +436,9 @@ class DriveStore:
 
     def probe(self) -> None:
         """Prove that the drive takes and syncs a file."""
-        path = os.path.join(self.temp, "probe-" + uuid.uuid4().hex)
-        fd = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        # One name for all: a drive that lets nothing be removed must not fill up with probes.
+        path = os.path.join(self.temp, "probe")
+        fd = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             self.files.write(fd, [bytes(4096)])
             self.files.sync(fd)
