@@ -38,6 +38,12 @@ MAX_BODY_BYTES = 1 << 16
 #: The largest frame that is asked for; a larger one ends the connection.
 MAX_FRAME_BYTES = 1 << 17
 
+#: So much may wait for a broker that does not read.
+MAX_BACKLOG_BYTES = 1 << 20
+
+#: About what a message takes besides its body.
+_FRAMES_BYTES = 256
+
 _CHANNEL = 1
 _NOT_FOUND = 404
 
@@ -172,19 +178,26 @@ class _Delegate(TwistedDelegate):  # type: ignore[misc]
 class _Backlog:
     """Told by the transport whether the broker keeps up with what is written to it."""
 
-    full: bool = False
+    paused: bool = False
+    bytes_since: int = 0
 
     def pauseProducing(self) -> None:
-        """Too much waits to be written."""
-        self.full = True
+        """Some wait to be written; at the end of a turn that sent much, or for long."""
+        self.paused = True
 
     def resumeProducing(self) -> None:
-        """It is written."""
-        self.full = False
+        """All is written."""
+        self.paused = False
+        self.bytes_since = 0
 
     def stopProducing(self) -> None:
         """The connection is gone."""
-        self.full = True
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message may be added to what waits."""
+        if self.paused:
+            self.bytes_since += size + _FRAMES_BYTES
+        return self.bytes_since <= MAX_BACKLOG_BYTES
 
 
 class AmqpClient(AMQClient):  # type: ignore[misc]
@@ -365,7 +378,7 @@ class AmqpClient(AMQClient):  # type: ignore[misc]
 
     def publish(self, exchange: str, queue: str, body: bytes, properties: dict[str, Any]) -> bool:
         """Send a message; whether it was sent, or dropped since the broker does not keep up."""
-        if self._backlog.full:
+        if not self._backlog.has_room(len(body)):
             return False
         headers = properties.pop("headers", None)
         if headers:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
@@ -258,7 +258,7 @@ class AmqpLink:
             since = self._clock.seconds()
             try:
                 reason = await self._connection()
-            except (ConnectError, ConnectionRefused, OSError) as error:
+            except (ConnectError, ConnectingCancelledError, ConnectionRefused, OSError) as error:
                 reason = str(error) or type(error).__name__
             self._disconnected(reason)
             if self._clock.seconds() - since > LONGEST_WAIT_S:

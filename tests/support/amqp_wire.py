@@ -80,7 +80,7 @@ class WireClient:
         response = struct.pack(">I", len(login)) + login
         made.send(0, 10, 11, table() + short("PLAIN") + response + short("en_US"))
         made.expect(10, 30)
-        made.send(0, 10, 31, struct.pack(">HIH", 0, _FRAME_BYTES, 0))
+        made.send(0, 10, 31, struct.pack(">HIH", 10, _FRAME_BYTES, 0))
         made.send(0, 10, 40, short(at.vhost) + short("") + b"\0")
         made.expect(10, 41)
         made.open_channel()
