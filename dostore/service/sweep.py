@@ -26,6 +26,10 @@ class OrphanSweep:
 
     A content is spared that is leased, or older than the metadata store itself: its versions may
     have been in another that was lost, and the shards are all that is left of them.
+
+    :param grace_s: one that was written or renewed within so many seconds is spared too: another
+        API server may be about to refer to it. 0 where there is no other.
+    :param now: the time of day in seconds since the epoch.
     """
 
     def __init__(
@@ -36,8 +40,8 @@ class OrphanSweep:
         clock: IReactorTime,
         leases: Leases,
         stats: Stats,
-        now: Callable[[], float] = lambda: float("inf"),
-        grace_s: float = 0.0,
+        now: Callable[[], float],
+        grace_s: float,
     ) -> None:
         self._now = now
         self._grace_s = grace_s
@@ -82,7 +86,9 @@ class OrphanSweep:
         if await self._metadata.referenced([content_hash]):
             return False
         modified = await self._modified(content_hash, members)
-        if modified < await self._metadata.created() or modified > self._now() - self._grace_s:
+        if modified < await self._metadata.created():
+            return False
+        if self._grace_s and modified > self._now() - self._grace_s:
             return False
         await gather([m.node.delete(content_hash) for m in members])
         return True
