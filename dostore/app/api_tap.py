@@ -67,6 +67,12 @@ _PARAMETERS = (
         "How many clients may be connected at one time. Default: what the limit of open files"
         " allows when each of them reads an object, at most 4096.",
     ),
+    (
+        "secret-file",
+        None,
+        "A file with the cluster's secret, which data servers want requests to be signed with."
+        " The secret itself may be in the environment variable DOSTORE_SECRET, never in an option.",
+    ),
     ("access-log", None, "A file that gets a line for each request. Default: none"),
     (
         "body-timeout",

@@ -139,11 +139,6 @@ class ReadConfigTests(SyncTestCase):
             "DOSTORE_REQUIRE_DIGEST: 'perhaps' cannot be used: give 1 (on) or 0 (off).",
         )
 
-    def test_a_cluster_is_refused(self) -> None:
-        """A store that was meant for a cluster does not start alone."""
-        for variable in ("RABBITMQ_SERVER", "ES_SERVER"):
-            self.assertIn(f"{variable} is set", self.refused({variable: "there:1"}))
-
     def test_the_source_of_a_wrong_value_is_named(self) -> None:
         """The sentence names the option, or the variable, that holds the value."""
         self.assertEqual(
