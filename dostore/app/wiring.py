@@ -7,9 +7,10 @@ from typing import Any
 from twisted.application.service import IService
 
 from dostore.adapters.files import Files
+from dostore.app.clustered import Clustered
 from dostore.app.config import Config
 from dostore.app.embedded import Embedded, preflight
-from dostore.app.server import Listen, Server, Threads
+from dostore.app.server import Listen, Parts, Server, Threads
 from dostore.core.stripes import self_test
 
 
@@ -20,9 +21,13 @@ def build(config: Config, reactor: Any) -> IService:
         another store's, was made with another k + m or by a newer program, or is in use.
     """
     self_test(config.scheme)
-    files = Files()
     threads = Threads(reactor)
-    preflight(config, files)
-    parts = Embedded(config, files, threads, reactor)
+    parts: Parts
+    if config.cluster is not None:
+        parts = Clustered(config, config.cluster, threads, reactor)
+    else:
+        files = Files()
+        preflight(config, files)
+        parts = Embedded(config, files, threads, reactor)
     listen = Listen(config.listen_host, config.listen_port, config.shutdown_grace_s)
     return Server("dostore-api", parts, listen, threads, reactor)
