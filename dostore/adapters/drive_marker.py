@@ -17,6 +17,12 @@ FILE_NAME = "dostore.json"
 LOCK_NAME = "lock"
 FORMAT = 1
 
+#: What a data server's folder says that it is; a drive of a store on one machine says nothing.
+_NODE = "node"
+
+#: Folders that an operator may have made beforehand; as long as they are empty.
+_FOLDERS = {"objects", "temp", "garbage"}
+
 #: What a new file system brings along, and what a crash while a drive was made leaves; a folder
 #: with nothing else is an empty drive.
 _NOTHING = {"lost+found", LOCK_NAME, FILE_NAME + ".new"}
@@ -26,10 +32,11 @@ _LIMIT_BYTES = 64 * 1024
 
 @frozen(slots=True)
 class Marker:
-    """Which drive of which store a folder is.
+    """Which drive of which store a folder is, or which data server's.
 
-    :ivar store: the store's id, a UUID.
-    :ivar number: the drive's number in it, from 1.
+    :ivar store: the id of the store, or of the data server: a UUID.
+    :ivar number: the drive's number in the store, from 1.
+    :ivar k: like ``m``, 0 for a data server: it keeps shards of every scheme.
     """
 
     store: str
@@ -37,15 +44,27 @@ class Marker:
     k: int
     m: int
 
+    @classmethod
+    def made(cls, store: str, number: int, scheme: Scheme | None) -> Marker:
+        """The marker of a new folder; without a scheme, of a data server's."""
+        return cls(store, number, scheme.k if scheme else 0, scheme.m if scheme else 0)
+
+    @property
+    def is_node(self) -> bool:
+        """Whether the folder is a data server's."""
+        return self.k == 0
+
     def to_bytes(self) -> bytes:
         """The file's content."""
-        fields = {
+        fields: dict[str, object] = {
             "format": FORMAT,
             "store": self.store,
             "drive": self.number,
             "data_shards": self.k,
             "parity_shards": self.m,
         }
+        if self.is_node:
+            fields = {"format": FORMAT, "kind": _NODE, "store": self.store}
         return json.dumps(fields, indent=2).encode() + b"\n"
 
     @classmethod
@@ -62,6 +81,8 @@ class Marker:
                     f"{folder} was made by a newer dostore (format {version}; this one knows "
                     f"{FORMAT}). Upgrade dostore."
                 )
+            if fields.get("kind") == _NODE:
+                return cls.made(str(fields["store"]), 1, None)
             return cls(
                 str(fields["store"]),
                 int(fields["drive"]),
@@ -74,12 +95,15 @@ class Marker:
                 "with its own drive number, or empty the folder to have the drive rebuilt."
             ) from error
 
-    def require(self, store: str | None, scheme: Scheme, folder: str) -> None:
+    def require(self, store: str | None, scheme: Scheme | None, folder: str) -> None:
         """Refuse a drive that is not one of this store, cut like this.
 
+        :param scheme: None: it must be a data server's.
         :raises ConfigError: it is not.
         """
-        if (self.k, self.m) != (scheme.k, scheme.m):
+        if scheme is None or self.is_node:
+            self._require_kind(scheme is None, folder)
+        elif (self.k, self.m) != (scheme.k, scheme.m):
             raise ConfigError(
                 f"{folder} was made with {self.k} + {self.m} shards, not {scheme.k} + {scheme.m}. "
                 f"Start with --data-shards {self.k} --parity-shards {self.m}, or on other folders."
@@ -88,6 +112,18 @@ class Marker:
             raise ConfigError(
                 f"{folder} belongs to another store ({self.store}, not {store}). Name the folders "
                 "of one store."
+            )
+
+    def _require_kind(self, node: bool, folder: str) -> None:
+        if node and not self.is_node:
+            raise ConfigError(
+                f"{folder} is a drive of a store on one machine, not a data server's. Give the "
+                "data server a folder of its own."
+            )
+        if not node:
+            raise ConfigError(
+                f"{folder} is a data server's, not a drive of a store on one machine. Name other "
+                "folders."
             )
 
 
@@ -115,11 +151,15 @@ def look(folder: str, files: Files) -> Marker | Found:
     if not files.is_folder(folder):
         return Found.GONE
     names = set(files.list(folder)) - _NOTHING
-    return Found.STRANGE if names else Found.EMPTY
+    for name in names & _FOLDERS:
+        path = os.path.join(folder, name)
+        if not files.is_folder(path) or files.list(path):
+            return Found.STRANGE
+    return Found.STRANGE if names - _FOLDERS else Found.EMPTY
 
 
 def require_ours(
-    what: Marker | Found, store: str | None, scheme: Scheme, folder: str
+    what: Marker | Found, store: str | None, scheme: Scheme | None, folder: str
 ) -> Marker | None:
     """The marker of a drive of this store; None for a folder that may become one.
 

@@ -55,6 +55,7 @@ class Drive:
     :ivar watcher: one thread for looking at it, so that a look never queues behind work.
     :ivar looks: how many looks found ``ended`` calls ended, and others waiting.
     :ivar device: the number of the file system that its folder was on.
+    :ivar free_bytes: its room when it was last looked at.
     """
 
     folder: str
@@ -66,6 +67,7 @@ class Drive:
     ended: int = 0
     looks: int = 0
     device: int = 0
+    free_bytes: int | None = None
 
     @property
     def store(self) -> DriveStore:
@@ -78,22 +80,27 @@ class DriveSet:
     """The drives of a store on this machine.
 
     :param folders: one for each drive, absolute, at least k + m.
+    :param scheme: how the contents of a store on this machine are cut; None: the one folder is a
+        data server's, which keeps shards of every scheme.
     :param make_workers: threads by name and number.
+    :param address: what the drive of a number is called.
     :param now: the time of day in seconds since the epoch, for the age of garbage only.
     """
 
     def __init__(
         self,
         folders: Sequence[str],
-        scheme: Scheme,
+        scheme: Scheme | None,
         *,
         files: Files,
         make_workers: Callable[[str, int], IWorkers],
         clock: IReactorTime,
         now: Callable[[], float],
         sync: bool = True,
+        address: Callable[[int], str] = "drive-{}".format,
     ) -> None:
         self._scheme = scheme
+        self._address = address
         self._files = files
         self._clock = clock
         self._now = now
@@ -105,7 +112,7 @@ class DriveSet:
             Drive(
                 folder,
                 DriveNode(
-                    f"drive-{position}",
+                    address(position),
                     DriveStore(folder, files, sync=sync),
                     make_workers(f"drive-{position}", 4),
                     self._trouble,
@@ -126,6 +133,7 @@ class DriveSet:
                 drive.node.state is not DriveState.AWAY,
                 drive.node.state is DriveState.LIVE,
                 full=drive.node.full,
+                free_bytes=drive.free_bytes,
             )
             for drive in self.drives
         ]
@@ -143,7 +151,7 @@ class DriveSet:
         self, content_hash: ContentHash, everywhere: bool = True
     ) -> Mapping[int, Sequence[str]]:
         """See ICluster."""
-        return self.expected(content_hash, self._scheme.shards)
+        return self.expected(content_hash, 0)
 
     def placed(self, content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """See ICluster. The drives know by themselves."""
@@ -236,7 +244,7 @@ class DriveSet:
                 free = [n for n in range(1, len(self.drives) + 1) if n not in taken]
                 drive.number = position if position in free else free[0]
                 taken[drive.number] = drive.folder
-            drive.node.address = f"drive-{drive.number}"
+            drive.node.address = self._address(drive.number)
 
     async def _open(self, drive: Drive, what: Marker | Found) -> None:
         try:
@@ -259,10 +267,11 @@ class DriveSet:
         drive.lock_fd = drive_marker.lock(drive.folder, self._files)
         # First: without it, folders that a crash here leaves would be taken for somebody's files.
         if what is Found.EMPTY:
-            marker = Marker(self.store_id, drive.number, self._scheme.k, self._scheme.m)
+            marker = Marker.made(self.store_id, drive.number, self._scheme)
             drive_marker.write(drive.folder, marker, self._files)
         drive.store.prepare()
         drive.device, _ = self._files.identity(drive.folder)
+        drive.free_bytes = self._files.free_bytes(drive.folder)
         return drive.store.clean_temp()
 
     # Watching
@@ -337,9 +346,10 @@ class DriveSet:
                     f"{drive.folder} holds drive {what.number}, not {drive.number}. "
                     "Restart dostore to have drives in other places taken for what they are."
                 )
+            drive.free_bytes = self._files.free_bytes(drive.folder)
             if drive.node.state is DriveState.READ_ONLY:
                 drive.store.probe()
-                if self._files.free_bytes(drive.folder) < FREE_AGAIN_BYTES:
+                if drive.free_bytes < FREE_AGAIN_BYTES:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return what
 

@@ -396,6 +396,11 @@ class DriveNode:
         """What the index says of a content, whatever the drive's state."""
         return self._index.indexes(content_hash) or self._garbage.indexes(content_hash)
 
+    @property
+    def contents(self) -> int:
+        """How many contents have a shard here."""
+        return len(self._index)
+
     async def renew(self, content_hash: ContentHash) -> None:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)

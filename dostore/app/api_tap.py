@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
-from types import FrameType
 from typing import Any, ClassVar
 
 from twisted.application.service import IService
@@ -19,14 +16,10 @@ from dostore.app.config import (
     DEFAULT_MAX_OBJECT_SIZE,
     DEFAULT_SHUTDOWN_GRACE_S,
     DEFAULT_STORAGE_ROOT,
-    environment_variable,
     read_config,
 )
+from dostore.app.process import allow_open_files, described, stop_on_signals
 from dostore.errors import ConfigError
-
-#: As many open files as the default of --max-connections can make use of, with 4 + 2 shards.
-_WANTED_OPEN_FILES = 32768
-
 
 #: Name, short form, what it means.
 _PARAMETERS = (
@@ -98,10 +91,6 @@ _FLAGS = (
 )
 
 
-def _described(name: str, text: str) -> str:
-    return f"{text} [environment: {environment_variable(name)}]"
-
-
 class Options(usage.Options):
     """The command line. Values are read by :func:`dostore.app.config.read_config`."""
 
@@ -111,9 +100,9 @@ class Options(usage.Options):
         " environment variable named beside it; the option counts more."
     )
     optParameters: ClassVar = [
-        [name, short, None, _described(name, text)] for name, short, text in _PARAMETERS
+        [name, short, None, described(name, text)] for name, short, text in _PARAMETERS
     ]
-    optFlags: ClassVar = [[name, None, _described(name, text)] for name, text in _FLAGS]
+    optFlags: ClassVar = [[name, None, described(name, text)] for name, text in _FLAGS]
 
     def opt_version(self) -> None:
         """Display dostore's version and exit."""
@@ -131,37 +120,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if reactor is None:
         from twisted.internet import reactor
     try:
-        config = read_config(options, os.environ, os.getcwd(), _allow_open_files())
+        config = read_config(options, os.environ, os.getcwd(), allow_open_files())
         service = wiring.build(config, reactor)
     except (usage.UsageError, ConfigError) as error:
         # twistd shows a traceback for any other exception that comes from here.
         raise SystemExit(f"dostore-api: {error}") from error
-    reactor.callWhenRunning(_stop_on_signals, reactor)
+    reactor.callWhenRunning(stop_on_signals, reactor)
     return service
-
-
-def _stop_on_signals(reactor: Any) -> None:
-    """Have SIGTERM and Ctrl-C stop the store with exit status 0.
-
-    Twisted would end the process by the signal again when all is closed, which to a supervisor
-    looks like a store that did not stop as it should. A second signal ends the process at once.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
-        reactor.callFromThread(reactor.stop)
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, stop)
-
-
-def _allow_open_files() -> int:
-    """Raise the soft limit of open files towards the hard one; what may be open then."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    wanted = _WANTED_OPEN_FILES if hard == unlimited else min(hard, _WANTED_OPEN_FILES)
-    if soft == unlimited or soft >= wanted:
-        return _WANTED_OPEN_FILES if soft == unlimited else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted

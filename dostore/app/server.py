@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -71,16 +72,26 @@ class Threads:
 
 
 class Server(Service):
-    """One process: its parts and the port, started and stopped in order."""
+    """One process: its parts and the port, started and stopped in order.
+
+    :param serving: called as soon as requests are answered.
+    """
 
     def __init__(
-        self, name: str, parts: Parts, listen: Listen, threads: Threads, reactor: Any
+        self,
+        name: str,
+        parts: Parts,
+        listen: Listen,
+        threads: Threads,
+        reactor: Any,
+        serving: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self._parts = parts
         self._listen = listen
         self._threads = threads
         self._reactor = reactor
+        self._serving = serving
         self._connections: Connections | None = None
         self._port: IListeningPort | None = None
 
@@ -116,6 +127,7 @@ class Server(Service):
             what=self._parts.describe(),
             seconds=time.monotonic() - began,
         )
+        self._serving()
 
     def stopService(self) -> Deferred[None]:
         """Refuse, drain, close; fires when all of it is done."""

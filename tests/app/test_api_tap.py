@@ -12,9 +12,9 @@ from twisted.internet.task import Clock
 from twisted.plugin import getPlugins
 from twisted.python import usage
 
-from dostore.app import api_tap
 from dostore.app.api_tap import Options, makeService
 from dostore.app.config import environment_variable, read_config
+from dostore.app.process import allow_open_files
 from tests.support.cases import SyncTestCase
 
 
@@ -111,8 +111,8 @@ class MakeServiceTests(SyncTestCase):
         """As far as the system allows and the store has use for, and never lowered."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        allowed = api_tap._allow_open_files()
+        allowed = allow_open_files()
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.assertEqual(allowed, soft)
         self.assertTrue(soft > 256)
-        self.assertEqual(api_tap._allow_open_files(), soft)
+        self.assertEqual(allow_open_files(), soft)

@@ -28,12 +28,16 @@ class NodeStatus:
     :ivar writable: it takes shards.
     :ivar detail: a sentence about it.
     :ivar contents: how many contents have a shard there.
+    :ivar free_bytes: how much more it can keep; None: not known.
+    :ivar announced: the broker is there, so that others hear of this server.
     """
 
     readable: bool
     writable: bool
     detail: str
     contents: int
+    free_bytes: int | None = None
+    announced: bool = True
 
 
 class Status:
@@ -58,7 +62,11 @@ class Status:
     async def get_ready(self, request: Request, rest: bytes) -> None:
         """``GET /health/ready``: its shards can be read; the body says whether it takes any."""
         status = self._status()
-        more = {"ready": status.readable, "writable": status.writable}
+        more = {
+            "ready": status.readable,
+            "writable": status.writable,
+            "announced": status.announced,
+        }
         if status.readable:
             body = json.dumps({**more, "detail": status.detail}).encode() + b"\n"
             request.respond(200, [_JSON], body)
@@ -86,6 +94,9 @@ class _NodeMetrics(Collector):
         for name, text, value in (
             ("dostore_node_readable", "1: the node's shards can be read.", status.readable),
             ("dostore_node_writable", "1: the node takes shards.", status.writable),
+            ("dostore_node_announced", "1: the broker is there.", status.announced),
             ("dostore_node_contents", "Contents with a shard here.", status.contents),
+            ("dostore_node_free_bytes", "What the drive still takes.", status.free_bytes),
         ):
-            yield GaugeMetricFamily(name, text, value=value)
+            if value is not None:
+                yield GaugeMetricFamily(name, text, value=value)

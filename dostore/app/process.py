@@ -1,0 +1,45 @@
+"""What the commands of twistd have in common: the limit of open files, signals, words of help."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from types import FrameType
+from typing import Any
+
+from dostore.app.settings import environment_variable
+
+#: As many open files as the default of --max-connections can make use of, with 4 + 2 shards.
+_WANTED_OPEN_FILES = 32768
+
+
+def described(name: str, text: str) -> str:
+    """The help of an option, with its environment variable."""
+    return f"{text} [environment: {environment_variable(name)}]"
+
+
+def stop_on_signals(reactor: Any) -> None:
+    """Have SIGTERM and Ctrl-C stop the store with exit status 0.
+
+    Twisted would end the process by the signal again when all is closed, which to a supervisor
+    looks like a store that did not stop as it should. A second signal ends the process at once.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        reactor.callFromThread(reactor.stop)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
+
+
+def allow_open_files() -> int:
+    """Raise the soft limit of open files towards the hard one; what may be open then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = _WANTED_OPEN_FILES if hard == unlimited else min(hard, _WANTED_OPEN_FILES)
+    if soft == unlimited or soft >= wanted:
+        return _WANTED_OPEN_FILES if soft == unlimited else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
