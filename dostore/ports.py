@@ -259,6 +259,7 @@ class Member:
     :ivar writable: it is live and takes shards (its drive is neither full nor read-only).
     :ivar zone: what it shares with the nodes that are likely to fail together with it.
     :ivar full: it is not writable because it has no room.
+    :ivar free_bytes: what it has room for, as it was last told; None: not known.
     """
 
     address: str
@@ -267,6 +268,7 @@ class Member:
     writable: bool
     zone: str = ""
     full: bool = False
+    free_bytes: int | None = None
 
 
 class ICluster(Interface):

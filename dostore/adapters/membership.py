@@ -157,6 +157,7 @@ class Membership:
                 peer.address in live,
                 peer.address in live and peer.last.writable,
                 peer.last.zone,
+                free_bytes=peer.last.free_bytes,
             )
             for peer in peers
         ]

@@ -36,6 +36,13 @@ GLANCE_DELAY_S = 0.02
 _GLANCES = 16
 
 
+#: A shard is made again only where so much stays free: a drive that it fills would refuse every
+#: write until the shard was dropped, and then be tried again, for ever.
+ROOM_LEFT_BYTES = 16 << 20
+
+#: How often is looked whether nodes have more room, while contents wait for some.
+ROOM_INTERVAL_S = 10.0
+
 #: How many contents are remembered for which there was no node.
 _WAITING = 10_000
 
@@ -71,6 +78,8 @@ class Repairer:
         self._queued: set[ContentHash] = set()
         self._again: set[ContentHash] = set()
         self._waiting: dict[ContentHash, None] = {}
+        self._room: dict[str, int] = {}
+        self._watching_room = False
         self._running = 0
         self._glances: dict[ContentHash, tuple[Content, set[int]]] = {}
         self._healing = False
@@ -263,6 +272,8 @@ class Repairer:
                     hash=content_hash,
                     indexes=sorted(targets),
                 )
+                if len(sound) + len(targets) < content.scheme.shards:
+                    self._wait_for_node(content_hash)
                 return len(targets)
         raise BadShard("Shards go bad faster than they can be made.")
 
@@ -271,12 +282,45 @@ class Repairer:
         self._waiting[content_hash] = None
         if len(self._waiting) > _WAITING:
             del self._waiting[next(iter(self._waiting))]
+        if not self._watching_room:
+            self._room = self._free_bytes()
+            self._watch_room()
+
+    def _free_bytes(self) -> dict[str, int]:
+        return {
+            member.address: member.free_bytes
+            for member in self._cluster.members()
+            if member.writable and member.free_bytes is not None
+        }
+
+    def _watch_room(self) -> None:
+        self._watching_room = True
+        self._clock.callLater(ROOM_INTERVAL_S, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        """Try again what waits, when a node has notably more room than it had."""
+        self._watching_room = False
+        free = self._free_bytes()
+        if any(now >= self._room.get(a, 0) + ROOM_LEFT_BYTES for a, now in free.items()):
+            self._room = free
+            waiting, self._waiting = self._waiting, {}
+            for content_hash in waiting:
+                self.notice(content_hash)
+        else:
+            self._room = {a: min(now, self._room.get(a, now)) for a, now in free.items()}
+            if self._waiting:
+                self._watch_room()
 
     def _targets(
         self, content: Content, sound: Mapping[int, Sequence[str]]
     ) -> dict[int, IShardNode]:
         members = {m.address: m for m in self._cluster.members()}
-        usable = {address for address, member in members.items() if member.writable}
+        wanted = content.scheme.shard_size(content.size) + ROOM_LEFT_BYTES
+        usable = {
+            address
+            for address, member in members.items()
+            if member.writable and (member.free_bytes is None or member.free_bytes >= wanted)
+        }
         zones = {address: member.zone for address, member in members.items()}
         placed = homes_of_missing(content.hash, zones, usable, sound, content.scheme.shards)
         return {index: members[address].node for index, address in placed.items()}

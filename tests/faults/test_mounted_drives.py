@@ -129,7 +129,7 @@ class MountedDriveTests(BlockingStoreTestCase):
 
     def test_a_full_drive(self) -> None:
         """ENOSPC on one drive in the middle of a stream: the write succeeds on the others, the
-        drive keeps nothing of it; with more room it gets its shard.
+        drive keeps nothing of it and is not filled by repair; with more room it gets its shard.
         """
         self.space.mount_small(self.drives[0], SMALL_DRIVE_BYTES)
         self.start()
@@ -137,7 +137,9 @@ class MountedDriveTests(BlockingStoreTestCase):
         answer, digest = self.put_large("large")
         self.assertEqual(answer.status, 200, answer.body)
         self.assertEqual(self.hash_of("large"), digest)
+        self.wait_usable(6)
         self.assertEqual(self.put_small("after"), 200)
+        self.assertEqual(self.store.log().count("drive-1 is read-only"), 1)
         self.space.resize(self.drives[0], 10 * SMALL_DRIVE_BYTES)
         self.wait_usable(6)
         self.wait_full(self.drives)

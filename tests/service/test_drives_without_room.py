@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from dostore.errors import NoSpace, QuorumNotMet
+from dostore.service.repair import ROOM_INTERVAL_S, ROOM_LEFT_BYTES
 from tests.service.test_damage import content
 from tests.support.faults import WRITES
 from tests.support.machine import MachineCase
@@ -42,6 +43,27 @@ class DrivesWithoutRoomTests(MachineCase):
             with self.assertRaises(QuorumNotMet):
                 await machine.put("name", content(SMALL))
             await machine.pass_time(3.0)
+
+    async def test_repair_waits_for_room(self) -> None:
+        """A shard is not made again where there is no room for it, and is when there is."""
+        machine = await self.started()
+        room = {str(machine.folders[2]): ROOM_LEFT_BYTES + 1000}
+        self.patch(machine.files, "free_bytes", lambda path: room.get(path, 1 << 40))
+        fault = machine.files.fail(str(machine.folders[2]), errno.ENOSPC, operations={"write"})
+        version = await machine.put("name", content(LARGE))
+        fault.lift()
+        await machine.pass_time(3.0)
+        await machine.settle()
+        self.assertEqual(machine.states(), ["live"] * 6)
+        machine.files.calls.clear()
+        await machine.pass_time(3 * ROOM_INTERVAL_S)
+        await machine.settle()
+        temp = str(machine.folders[2] / "temp")
+        self.assertEqual([path for _, path in machine.files.calls if path.startswith(temp)], [])
+        room.clear()
+        await machine.pass_time(ROOM_INTERVAL_S + 3.0)
+        await machine.settle()
+        self.assert_whole(machine, version)
 
     async def test_left_on_a_read_only_drive(self) -> None:
         """What a write left on a drive that let nothing be removed is gone when the drive takes
