@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from dostore.errors import NodeUnavailable
-from dostore.fanout import Outcome, first_k, gather, gather_quorum, with_timeout
+from dostore.fanout import Outcome, first_k, gather, gather_quorum, to_the_end, with_timeout
 from tests.support.cases import SyncTestCase
 
 T = TypeVar("T")
@@ -670,3 +670,28 @@ class WithTimeoutTests(FanoutCase):
         self.failureResultOf(done, CancelledError)
         self.assertEqual(self.released, ["late"])
         self.assert_no_timers()
+
+
+class ToTheEndTests(FanoutCase):
+    """What must be followed up whether or not anybody waits for it."""
+
+    def test_awaited(self) -> None:
+        """Its value or its error is given on."""
+        good, bad = Step(), Step()
+        one, two = (Deferred.fromCoroutine(to_the_end(step())) for step in (good, bad))
+        good.succeed("a")
+        bad.fail(ValueError("own"))
+        self.assertEqual(self.successResultOf(one), "a")
+        self.failureResultOf(two, ValueError)
+
+    def test_caller_is_cancelled(self) -> None:
+        """The caller ends at once; the coroutine is not disturbed, and its failure is logged."""
+        good, bad = Step(), Step()
+        one, two = (Deferred.fromCoroutine(to_the_end(step())) for step in (good, bad))
+        for waiting in (one, two):
+            waiting.cancel()
+            self.failureResultOf(waiting, CancelledError)
+        self.assertEqual((good.cancelled, bad.cancelled), (0, 0))
+        good.succeed("a")
+        bad.fail(ValueError("own"))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)

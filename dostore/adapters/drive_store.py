@@ -435,7 +435,7 @@ class DriveStore:
         return purged
 
     def probe(self) -> None:
-        """Prove that the drive takes and syncs a file."""
+        """Prove that the drive takes and syncs a file, and a change of a folder."""
         # One name for all: a drive that lets nothing be removed must not fill up with probes.
         path = os.path.join(self.temp, "probe")
         fd = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -445,6 +445,7 @@ class DriveStore:
         finally:
             self.files.close(fd)
             self._unlink(path)
+        self.sync_objects()
 
     def _unlink(self, path: str) -> None:
         try:

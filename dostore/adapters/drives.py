@@ -280,19 +280,23 @@ class DriveSet:
         """An operation met an error: look now, not at the next interval."""
         for drive in self.drives:
             if drive.node is node:
-                self._background.run("look", self._watch_one(drive))
+                self._background.run("look", self._watch_one(drive, recover=False))
 
-    async def _watch_one(self, drive: Drive) -> None:
-        """Look at a drive and draw the conclusions; never more than one look at a time."""
+    async def _watch_one(self, drive: Drive, *, recover: bool = True) -> None:
+        """Look at a drive and draw the conclusions; never more than one look at a time.
+
+        :param recover: whether a drive that takes no writes may take them again. Not right after an
+            error, else one that passes a probe and then fails would go round without a pause.
+        """
         if drive.looking:
             return
         drive.looking = True
         try:
-            await self._conclude(drive)
+            await self._conclude(drive, recover)
         finally:
             drive.looking = False
 
-    async def _conclude(self, drive: Drive) -> None:
+    async def _conclude(self, drive: Drive, recover: bool) -> None:
         node = drive.node
         if self._stuck(drive):
             node.degrade(DriveState.AWAY, "none of its calls ends")
@@ -322,7 +326,7 @@ class DriveSet:
             self._release(drive)
         elif what is Found.EMPTY or node.state is DriveState.AWAY:
             await self._come_back(drive, what)
-        elif node.state is DriveState.READ_ONLY:
+        elif node.state is DriveState.READ_ONLY and recover:
             node.recover()
             self._tell(node)
 

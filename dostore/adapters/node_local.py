@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
+from functools import partial
 from typing import Any, TypeVar
 
 from attrs import define
@@ -86,6 +87,7 @@ class DriveNode:
         self._garbage = ShardIndex()
         # Changed by the drive's threads too; a deque may be.
         self._leftovers: deque[TempShard] = deque()
+        self._damaged: set[ShardName] = set()
         self._queue: list[_Commit] = []
         self._committing = False
         self._calls: set[Deferred[Any]] = set()
@@ -96,6 +98,8 @@ class DriveNode:
     def come(self, index: ShardIndex, garbage: ShardIndex) -> None:
         """The drive is there, prepared and scanned."""
         self._index, self._garbage = index, garbage
+        # They were found again by the scan, and will be judged again.
+        self._damaged.clear()
         self.state, self.reason, self.full = DriveState.LIVE, "", False
 
     def degrade(self, state: DriveState, reason: str, *, full: bool = False) -> None:
@@ -117,6 +121,11 @@ class DriveNode:
         for _ in range(len(self._leftovers)):
             dropped = self.workers.submit(self._drop, self._leftovers.popleft())
             dropped.add_done_callback(self.log_failure)
+        damaged, self._damaged = self._damaged, set()
+        for name in damaged:
+            if self._index.get(name.content_hash, name.index) != name:
+                removed = self.workers.submit(partial(self.store.remove, name, bad=True))
+                removed.add_done_callback(self.log_failure)
 
     def stop(self) -> None:
         """The drive is not used any more."""
@@ -380,6 +389,7 @@ class DriveNode:
             replaced = not await self.call(lambda: self.store.remove(name, bad=True, opened=opened))
         except OSError as error:
             _log.warn("{address} cannot set it aside: {error}", address=self.address, error=error)
+            self._damaged.add(name)
             self._on_trouble(self)
             return
         if not replaced:

@@ -316,6 +316,32 @@ class WatchTests(WatchCase):
         self.assert_drive(machine, 3, LIVE, joined=1)
         await self.put(machine, 3)
 
+    async def test_passes_probes_only(self) -> None:
+        """A drive that passes its probe and fails every write is tried once between two looks."""
+        machine = await self.watched()
+        fault = machine.files.fail(
+            str(machine.folders[2] / "temp"), errno.EIO, operations={"rename"}
+        )
+
+        def try_again(address: str) -> None:
+            _ = Deferred.fromCoroutine(self.put(machine, 3)).addErrback(lambda failure: None)
+
+        machine.drives.watch(try_again)
+        try_again("")
+        self.assert_drive(machine, 3, READ_ONLY)
+        await machine.pass_time(5 * WATCH_INTERVAL_S + 0.5)
+        self.assertLessEqual(len(self.joined), 5)
+        self.assertEqual(fault.met, len(self.joined) + 1)
+
+    async def test_folder_sync_fails(self) -> None:
+        """A drive whose folders cannot be synced does not pass its probe."""
+        machine = await self.watched()
+        machine.files.fail(str(machine.folders[2]), errno.EIO, operations={"sync_folder"})
+        with self.assertRaises(DostoreError):
+            await self.put(machine, 3)
+        await machine.pass_time(3 * LOOK_S)
+        self.assert_drive(machine, 3, READ_ONLY)
+
     async def test_full(self) -> None:
         """A full drive takes writes again when it has room, and not one probe's worth of it."""
         machine = await self.watched()

@@ -222,6 +222,21 @@ class DamageTests(LocalCase):
         await reader.close()
         self.assert_nothing_open()
 
+    async def test_set_aside_later(self) -> None:
+        """What cannot be put out of the way now is when the drive takes writes again."""
+        node, what = await self.put()
+        path = self.shard_path(what, 2)
+        path.write_bytes(b"errMsg")
+        self.files.fail(str(self.folder), errno.EROFS, operations={"rename"})
+        with self.assertRaises(BadShard):
+            await node.open(what.content.hash, 2)
+        self.assertTrue(path.exists())
+        with self.assertRaises(ShardMissing):
+            await node.open(what.content.hash, 2)
+        self.files.lift_all()
+        node.recover()
+        await self.assert_set_aside(node, what)
+
     async def test_bad_sector(self) -> None:
         """EIO while a shard is read spoils that shard, not the drive."""
         node, what = await self.put()
