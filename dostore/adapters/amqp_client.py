@@ -71,7 +71,12 @@ def _protocol() -> Any:
 
 def _text(value: str | bytes) -> str:
     """A short string, which txAMQP gives as bytes when it is not UTF-8."""
-    return value if isinstance(value, str) else value.decode("latin-1")
+    return value if isinstance(value, str) else value.decode(errors="surrogateescape")
+
+
+def _short(value: str) -> bytes:
+    """The bytes that a short string came as; txAMQP writes a wrong length before other text."""
+    return value.encode(errors="surrogateescape")
 
 
 def _bytes(value: str | bytes) -> bytes:
@@ -376,16 +381,24 @@ class AmqpClient(AMQClient):  # type: ignore[misc]
         """Delete a queue, without waiting for it."""
         self._send(self.channels[_CHANNEL].queue_delete(queue=queue, nowait=True))
 
-    def publish(self, exchange: str, queue: str, body: bytes, properties: dict[str, Any]) -> bool:
+    def publish(self, exchange: str, queue: str, message: Delivery) -> bool:
         """Send a message; whether it was sent, or dropped since the broker does not keep up."""
-        if not self._backlog.has_room(len(body)):
+        if not self._backlog.has_room(len(message.body)):
             return False
-        headers = properties.pop("headers", None)
-        if headers:
-            properties["headers"] = encode_table(headers)
-        content = Content(body, properties=properties)
-        channel = self.channels[_CHANNEL]
-        self._send(channel.basic_publish(exchange=exchange, routing_key=queue, content=content))
+        properties: dict[str, bytes] = {"content-type": b"application/json"}
+        if message.headers:
+            properties["headers"] = encode_table(message.headers)
+        if message.reply_to:
+            properties["reply-to"] = _short(message.reply_to)
+        if message.correlation_id:
+            properties["correlation-id"] = _short(message.correlation_id)
+        self._send(
+            self.channels[_CHANNEL].basic_publish(
+                exchange=_short(exchange),
+                routing_key=_short(queue),
+                content=Content(message.body, properties=properties),
+            )
+        )
         return True
 
     @staticmethod

@@ -189,14 +189,8 @@ class AmqpLink:
         """See IBus."""
         if self._client is None or not self.connected:
             return False
-        properties: dict[str, object] = {"content-type": b"application/json"}
-        if headers:
-            properties["headers"] = headers
-        if reply_to:
-            properties["reply-to"] = reply_to.encode()
-        if correlation_id:
-            properties["correlation-id"] = correlation_id.encode()
-        sent = self._client.publish(exchange, queue, body, properties)
+        message = Delivery(body, headers or {}, reply_to, correlation_id)
+        sent = self._client.publish(exchange, queue, message)
         if not sent:
             self._complaints.make("The broker does not keep up", "a message to it was dropped")
         return sent

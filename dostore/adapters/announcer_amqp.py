@@ -15,6 +15,7 @@ from dostore.core.messages import (
     NOTHING,
     Heartbeat,
     LocateReply,
+    check_reply_queue,
     parse_request,
 )
 from dostore.core.names import ContentHash
@@ -106,6 +107,7 @@ class Announcer:
             self._answer(wanted, delivery)
 
     def _answer(self, wanted: ContentHash, delivery: Delivery) -> None:
+        queue = check_reply_queue(delivery.reply_to)
         try:
             held = sorted(self._held(wanted))
         except NodeUnavailable as error:
@@ -119,7 +121,7 @@ class Announcer:
             self._bus.publish(
                 "",
                 reply.body(),
-                queue=delivery.reply_to,
+                queue=queue,
                 headers=reply.headers(),
                 correlation_id=delivery.correlation_id,
             )

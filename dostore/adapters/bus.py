@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -15,14 +16,14 @@ COMPLAINT_INTERVAL_S = 60.0
 
 @frozen(slots=True)
 class Delivery:
-    """A message that came.
+    """A message.
 
     :ivar reply_to: the queue for answers; empty when none is wanted.
     :ivar correlation_id: to be sent back with each answer; empty when there is none.
     """
 
     body: bytes
-    headers: Mapping[str, object] = field(factory=dict)
+    headers: Mapping[str, Any] = field(factory=dict)
     reply_to: str = ""
     correlation_id: str = ""
 

@@ -42,6 +42,8 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
 _ZONE = re.compile(r"[A-Za-z0-9._-]{0,64}\Z")
 _NUMBER = re.compile(r"(0|[1-9][0-9]{0,18})\Z")
 
+_PSEUDO_QUEUE = "amq.rabbitmq."
+
 #: What a message has in its headers, as a broker's client gives it.
 Headers = Mapping[str, object]
 
@@ -74,6 +76,17 @@ def _is_host(host: str) -> bool:
     except ValueError:
         return False
     return not (ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255")
+
+
+def check_reply_queue(name: str) -> str:
+    """The name of a queue that answers can be sent to.
+
+    :raises BadMessage: it is one of RabbitMQ's pseudo-queues, whose names it takes apart: to send
+        to one that is not of its making ends the sender's connection.
+    """
+    if name.startswith(_PSEUDO_QUEUE):
+        raise BadMessage("A locate's answers are wanted in a queue that is none.")
+    return name
 
 
 def check_zone(zone: str) -> str:

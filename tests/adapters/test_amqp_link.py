@@ -506,7 +506,7 @@ class ClientTests(SyncTestCase):
             self.deliver(b"x", properties=b"\x20\0" + text(data))
             self.assertIsInstance(self.got.pop()[1], BadMessage)
         self.deliver(b"x", properties=b"\x26\0" + text(b"\1at\1") + b"\1\xff" + b"\2me")
-        self.assertEqual(self.got[0][1], Delivery(b"x", {"a": True}, "me", "\xff"))
+        self.assertEqual(self.got[0][1], Delivery(b"x", {"a": True}, "me", "\udcff"))
         self.assertFalse(self.transport.disconnected)
 
     def test_frame_too_large(self) -> None:
@@ -538,12 +538,12 @@ class ClientTests(SyncTestCase):
         self.transport.clear()
         producer: Any = self.transport.producer
         producer.pauseProducing()
-        sent = [self.client.publish("x", "", bytes(1000), {}) for _ in range(5000)]
+        sent = [self.client.publish("x", "", Delivery(bytes(1000))) for _ in range(5000)]
         self.assertEqual(sent, sorted(sent, reverse=True))
         self.assertGreater(len(self.transport.value()), MAX_BACKLOG_BYTES * 3 // 4)
         self.assertLessEqual(len(self.transport.value()), MAX_BACKLOG_BYTES)
         producer.resumeProducing()
-        self.assertTrue(self.client.publish("x", "", b"body", {}))
+        self.assertTrue(self.client.publish("x", "", Delivery(b"body")))
         self.assertIn(b"body", self.transport.value())
 
     def test_a_queue_deleted_under_us(self) -> None:

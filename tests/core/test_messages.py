@@ -20,6 +20,7 @@ from dostore.core.messages import (
     Heartbeat,
     LocateReply,
     check_address,
+    check_reply_queue,
     locate_body,
     locate_body_of_go,
     parse_request,
@@ -191,6 +192,12 @@ class RequestTests(SyncTestCase):
     def test_ask(self) -> None:
         """An empty string asks for a heartbeat."""
         self.assertIsNone(parse_request(ASK))
+
+    def test_reply_queue(self) -> None:
+        """Answers go to any queue but RabbitMQ's pseudo-queues."""
+        for name in ("amq.gen-x", "mine", "\udcff"):
+            self.assertEqual(check_reply_queue(name), name)
+        self.assertRaises(BadMessage, check_reply_queue, "amq.rabbitmq.reply-to.g2.x")
 
     def test_bad_bodies(self) -> None:
         """Every other body is refused."""

@@ -28,13 +28,13 @@ class Got:
 
     body: bytes
     headers: bytes
-    reply_to: str
-    correlation_id: str
+    reply_to: bytes
+    correlation_id: bytes
 
 
-def short(text: str) -> bytes:
+def short(text: str | bytes) -> bytes:
     """A short string."""
-    data = text.encode()
+    data = text.encode() if isinstance(text, str) else text
     return bytes([len(data)]) + data
 
 
@@ -57,8 +57,8 @@ class _Reader:
         self.at += length
         return self.data[self.at - length : self.at]
 
-    def short(self) -> str:
-        return self.raw(self.number(">B")).decode("latin-1")
+    def short(self) -> bytes:
+        return self.raw(self.number(">B"))
 
 
 @define
@@ -121,7 +121,7 @@ class WireClient:
     def declare_queue(self, exchange: str = "", name: str = "") -> str:
         """Make a queue as the Go design does (not exclusive, deleted when unused); its name."""
         self.send(1, 50, 10, b"\0\0" + short(name) + b"\x08" + table())
-        queue = self.expect(50, 11).short()
+        queue = self.expect(50, 11).short().decode()
         if exchange:
             self.send(
                 1, 50, 20, b"\0\0" + short(queue) + short(exchange) + short("") + b"\0" + table()
@@ -156,8 +156,8 @@ class WireClient:
         *,
         queue: str = "",
         headers: bytes | None = None,
-        reply_to: str = "",
-        correlation_id: str = "",
+        reply_to: bytes = b"",
+        correlation_id: bytes = b"",
     ) -> None:
         """Send a message."""
         self.socket.sendall(
@@ -178,8 +178,8 @@ class WireClient:
         *,
         queue: str = "",
         headers: bytes | None = None,
-        reply_to: str = "",
-        correlation_id: str = "",
+        reply_to: bytes = b"",
+        correlation_id: bytes = b"",
     ) -> bytes:
         """The bytes that send a message.
 
@@ -200,6 +200,19 @@ class WireClient:
             [_frame(_METHOD, 1, start), _frame(_HEADER, 1, header)]
             + [_frame(_BODY, 1, piece) for piece in pieces]
         )
+
+    def publish_large(self, exchange: str, size: int) -> None:
+        """Send a message of many bytes that are nowhere together."""
+        start = struct.pack(">HH", 60, 40) + b"\0\0" + short(exchange) + short("") + b"\0"
+        self.socket.sendall(
+            _frame(_METHOD, 1, start) + _frame(_HEADER, 1, struct.pack(">HHQH", 60, 0, size, 0))
+        )
+        step = 1 << 16
+        full = _frame(_BODY, 1, b"[" * step)
+        for _ in range(size // step):
+            self.socket.sendall(full)
+        if size % step:
+            self.socket.sendall(_frame(_BODY, 1, b"[" * (size % step)))
 
     def get(self, timeout_s: float = 5.0) -> Got | None:
         """The next message, or None when there is none in time."""
@@ -237,7 +250,7 @@ class WireClient:
 
     def _why(self, klass: int, method: int, arguments: _Reader) -> str:
         if (klass, method) in ((20, 40), (10, 50)):
-            code, text = arguments.number(">H"), arguments.short()
+            code, text = arguments.number(">H"), arguments.short().decode()
             if klass == 20:
                 self.send(1, 20, 41, b"")
             return f"{code} {text}"
@@ -263,8 +276,8 @@ class WireClient:
         for bit in (12, 11):
             if flags >> bit & 1:
                 header.number(">B")
-        correlation_id = header.short() if flags >> 10 & 1 else ""
-        reply_to = header.short() if flags >> 9 & 1 else ""
+        correlation_id = header.short() if flags >> 10 & 1 else b""
+        reply_to = header.short() if flags >> 9 & 1 else b""
         body = b""
         while len(body) < size:
             body += self._frame()[1]

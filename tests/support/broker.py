@@ -18,6 +18,7 @@ from dostore.adapters.announcer_amqp import Announcer
 from dostore.adapters.cluster_amqp import AmqpCluster
 from dostore.core.broker_url import parse_broker_url
 from dostore.core.messages import Heartbeat
+from dostore.core.names import ContentHash
 from tests.support.amqp_wire import WireClient
 from tests.support.cases import AsyncTestCase
 from tests.support.nodes import KnowingNode
@@ -106,6 +107,10 @@ class BrokerCase(AsyncTestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(server.announcer.stop()))
         server.start()
         return server
+
+    def locate(self, cluster: AmqpCluster, content_hash: ContentHash) -> Deferred[Any]:
+        """Begin to locate."""
+        return Deferred.fromCoroutine(cluster.locate(content_hash))
 
     async def wire(self, url: str = "") -> WireClient:
         """Somebody else on the broker; its methods block, see :meth:`blocking`."""
