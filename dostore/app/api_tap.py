@@ -9,6 +9,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from dostore import __version__
+from dostore.adapters.meta_elastic import DEFAULT_INDEX
 from dostore.app import wiring
 from dostore.app.config import (
     DEFAULT_BODY_TIMEOUT_S,
@@ -65,6 +66,12 @@ _PARAMETERS = (
         None,
         "A file with the cluster's secret, which data servers want requests to be signed with."
         " The secret itself may be in the environment variable DOSTORE_SECRET, never in an option.",
+    ),
+    (
+        "metadata-index",
+        None,
+        "In a cluster, the index of Elasticsearch that keeps the names of objects. Stores that"
+        f" share an Elasticsearch have one each. Default: {DEFAULT_INDEX}",
     ),
     ("access-log", None, "A file that gets a line for each request. Default: none"),
     (

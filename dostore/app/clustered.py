@@ -59,7 +59,10 @@ class Clustered:
             link, self._make_node, self._config.scheme.shards, self._reactor
         )
         metadata = self._metadata = open_metadata(
-            self._reactor, self._settings.elasticsearch, time.time
+            self._reactor,
+            self._settings.elasticsearch,
+            time.time,
+            self._settings.metadata_index,
         )
         store = self._store = ObjectStore(
             cluster,

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from twisted.python import usage
 
 from dostore.adapters.elastic_link import Address, parse_addresses
+from dostore.adapters.meta_elastic import DEFAULT_INDEX
 from dostore.app.settings import (
     BROKER_VARIABLE,
     MIN_DEFAULT_CONNECTIONS,
@@ -48,6 +49,7 @@ MAX_DRIVES = 256
 
 _MAX_DEFAULT_CONNECTIONS = 4096
 
+_INDEX = re.compile("[a-z0-9][a-z0-9._-]{0,127}")
 _ELLIPSIS = re.compile(r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}")
 
 
@@ -58,11 +60,13 @@ class ClusterConfig:
     :ivar rabbitmq: where RabbitMQ is.
     :ivar elasticsearch: where the servers of Elasticsearch are.
     :ivar secret: what requests to data servers are signed with; None: they are not signed.
+    :ivar metadata_index: the index of Elasticsearch with the names of objects.
     """
 
     rabbitmq: BrokerUrl
     elasticsearch: tuple[Address, ...]
     secret: bytes | None = field(default=None, repr=False)
+    metadata_index: str = DEFAULT_INDEX
 
 
 @frozen(slots=True)
@@ -155,6 +159,7 @@ def _cluster(
     folder: str,
     read_file: Callable[[str, int], bytes],
 ) -> ClusterConfig | None:
+    index = settings.read("metadata-index", DEFAULT_INDEX, _index)
     missing = [name for name in (BROKER_VARIABLE, _METADATA_VARIABLE) if not environ.get(name)]
     if len(missing) == 2:
         return None
@@ -180,7 +185,13 @@ def _cluster(
     except ConfigError as error:
         raise usage.UsageError(error.detail) from None
     secret = read_secret(settings, environ, folder, read_file)
-    return ClusterConfig(rabbitmq, elasticsearch, secret)
+    return ClusterConfig(rabbitmq, elasticsearch, secret, index)
+
+
+def _index(text: str) -> str:
+    if not _INDEX.fullmatch(text):
+        raise ValueError("give at most 128 of a-z, 0-9, '.', '_' and '-', a letter or digit first")
+    return text
 
 
 def _scheme(settings: Settings) -> Scheme:

@@ -115,6 +115,20 @@ class ApiServerTests(_Case):
         text = self.sentence(self.read_api, SERVERS, no_shard_sync=1)
         self.assertIn("data servers keep the shards", text)
 
+    def test_index(self) -> None:
+        """The names are in the index that is told, by default the one of old."""
+        for options, environ, index in (
+            ({}, {}, "metadata"),
+            ({}, {"DOSTORE_METADATA_INDEX": "a.b-1"}, "a.b-1"),
+            ({"metadata_index": "told"}, {"DOSTORE_METADATA_INDEX": "a"}, "told"),
+        ):
+            cluster = self.read_api(SERVERS | environ, **options).cluster
+            assert cluster is not None
+            self.assertEqual(cluster.metadata_index, index)
+        for wrong in ("-a", "_a", ".", "A", "a*", "a,b", "a/b", "a" * 129, "a b", "a?"):
+            told = self.sentence(self.read_api, SERVERS, metadata_index=wrong)
+            self.assertTrue(told.startswith(f"--metadata-index: '{wrong}' cannot"), told)
+
     def test_wrong_addresses(self) -> None:
         """What is wrong is told without what may be secret in it."""
         for variable, text in (

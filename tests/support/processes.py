@@ -64,15 +64,20 @@ class Answer:
 
 
 class Store:
-    """One store: its folder, its port, its log and, while it runs, its process.
+    """One store: its folder, its address, its log and, while it runs, its process.
 
     :ivar folder: STORAGE_ROOT; it is made when it is missing and never removed here.
-    :ivar port: the same after a restart.
+    :ivar host: where it listens.
+    :ivar port: where it listens; the same after a restart.
     :ivar environ: all environment variables of its process.
     :param options: for ``twistd dostore-api``, besides those for the port and the folder.
     :param environ: environment variables for it.
     :param twistd: the program; by default this environment's, with this checkout's dostore.
+    :param address: host and port; by default a free port of 127.0.0.1.
     """
+
+    #: What twistd is to run.
+    plugin = "dostore-api"
 
     def __init__(
         self,
@@ -81,9 +86,11 @@ class Store:
         *,
         environ: Mapping[str, str] | None = None,
         twistd: str | None = None,
+        address: str | None = None,
     ) -> None:
         self.folder = Path(folder).absolute()
-        self.port = free_port()
+        host, _, port = (address or f"127.0.0.1:{free_port()}").rpartition(":")
+        self.host, self.port = host, int(port)
         self.options = list(options)
         self.log_path = self.folder.with_name(self.folder.name + ".log")
         self.process: subprocess.Popen[bytes] | None = None
@@ -96,9 +103,14 @@ class Store:
             self._twistd = twistd
 
     @property
+    def address(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
+
+    @property
     def url(self) -> str:
-        """``http://127.0.0.1:<port>``, without a slash at its end."""
-        return f"http://127.0.0.1:{self.port}"
+        """``http://host:port``, without a slash at its end."""
+        return f"http://{self.address}"
 
     @property
     def pid(self) -> int:
@@ -118,8 +130,8 @@ class Store:
             self._twistd,
             "-n",
             "--pidfile=",
-            "dostore-api",
-            f"--listen=127.0.0.1:{self.port}",
+            self.plugin,
+            f"--listen={self.address}",
             f"--storage-root={self.folder}",
             *self.options,
         ]
@@ -244,7 +256,7 @@ class Store:
     def connect(self, timeout_s: float = 60.0) -> http.client.HTTPConnection:
         """A connection of one's own, for requests in parts or several after each other."""
         return http.client.HTTPConnection(
-            "127.0.0.1", self.port, timeout=timeout_s, blocksize=1 << 18
+            self.host, self.port, timeout=timeout_s, blocksize=1 << 18
         )
 
     def request(
