@@ -34,6 +34,9 @@ MAX_READ_DOCUMENTS = 1000
 #: the link waits for Elasticsearch.
 _SHARD_TIMEOUT = "5s"
 
+#: The parts of answers that are looked at.
+_WRITTEN = "items.*.status,items.*._seq_no,items.*._primary_term,items.*.error,error"
+_FOUND = "docs.found,docs._source,docs._seq_no,docs._primary_term,docs.error,error"
 _MAX_QUOTE = 300
 
 
@@ -137,7 +140,7 @@ class ElasticAccess:
             raise NoAnswer(error.detail, sent=False) from error
         answer = await self._link.call(
             "POST",
-            f"{self._index.path}/_bulk?timeout={_SHARD_TIMEOUT}",
+            f"{self._index.path}/_bulk?timeout={_SHARD_TIMEOUT}&filter_path={_WRITTEN}",
             b"".join(group.lines for group in groups),
             content_type=NDJSON,
             once=True,
@@ -158,7 +161,7 @@ class ElasticAccess:
         body = {"docs": [{"_id": key.id, "routing": key.routing} for key in keys]}
         try:
             answer = await self._link.call(
-                "POST", f"{self._index.path}/_mget", json.dumps(body).encode()
+                "POST", f"{self._index.path}/_mget?filter_path={_FOUND}", json.dumps(body).encode()
             )
         except AnswerTooLarge:
             if len(keys) == 1:

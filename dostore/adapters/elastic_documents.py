@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from attrs import frozen
@@ -225,7 +226,7 @@ def _parse_fields(name: str, fields: Mapping[str, Any]) -> Stored:
     number = _whole(fields, "version")
     if _text(fields, "hash"):
         layout = fields["layout"]
-        scheme = Scheme(_whole(layout, "k"), _whole(layout, "m"), _whole(layout, "block"))
+        scheme = _scheme(_whole(layout, "k"), _whole(layout, "m"), _whole(layout, "block"))
         size = _whole(fields, "large_size" if "large_size" in fields else "size")
         content = Content(ContentHash.parse(fields["hash"]), size, scheme)
     meta = {_text(entry, "key"): _text(entry, "value") for entry in fields["meta"]}
@@ -233,6 +234,12 @@ def _parse_fields(name: str, fields: Mapping[str, Any]) -> Stored:
         name, number, content, _text(fields, "created"), _text(fields, "content_type"), meta
     )
     return Stored(version, _text(fields, "token"))
+
+
+@lru_cache(maxsize=64)
+def _scheme(k: int, m: int, block_size: int) -> Scheme:
+    # Most versions share one, and checking it takes longer than all else.
+    return Scheme(k, m, block_size)
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str:

@@ -38,7 +38,9 @@ from twisted.web.client import (
     ResponseFailed,
 )
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IResponse
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from dostore.errors import ConfigError, MetadataUnavailable
 
@@ -169,7 +171,30 @@ def open_link(
     # What is to be tried again is decided here.
     pool.retryAutomatically = False
     agent = Agent(reactor, connectTimeout=limits.connect_timeout_s, pool=pool)
-    return ElasticLink(HTTPClient(agent), addresses, reactor, limits, pool)
+    return ElasticLink(HTTPClient(_Plain(agent)), addresses, reactor, limits, pool)
+
+
+@implementer(IAgent)
+class _Plain:
+    """Asks for answers that are not compressed.
+
+    treq asks for gzip always; on a local network that costs both ends more time than it saves.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """See IAgent."""
+        plain = headers.copy() if headers is not None else Headers()
+        plain.removeHeader("Accept-Encoding")
+        return self._agent.request(method, uri, plain, bodyProducer)
 
 
 class ElasticLink:

@@ -131,7 +131,7 @@ class SearchServer:
             _SETTINGS.format(transport_port=self._transport_port)
         )
         command = [
-            java, "-Xms256m", "-Xmx512m", "-cp", f"{jars}/*", self._product.starter,
+            java, "-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jars}/*", self._product.starter,
             "-basePath", str(self.folder), "-numOfNode", "1", "-clusterName", self.folder.name,
             # It numbers its nodes from 1, and adds the number.
             "-baseHttpPort", str(self.port - 1),
