@@ -377,9 +377,12 @@ class AmqpClient(AMQClient):  # type: ignore[misc]
         )
         return queue
 
-    def delete(self, queue: str) -> None:
-        """Delete a queue, without waiting for it."""
-        self._send(self.channels[_CHANNEL].queue_delete(queue=queue, nowait=True))
+    def cancel(self, tag: str) -> None:
+        """End a consumer, without waiting for it; its queue goes with it.
+
+        To delete the queue would have the broker tell that it was deleted under us.
+        """
+        self._send(self.channels[_CHANNEL].basic_cancel(consumer_tag=tag, nowait=True))
 
     def publish(self, exchange: str, queue: str, message: Delivery) -> bool:
         """Send a message; whether it was sent, or dropped since the broker does not keep up."""

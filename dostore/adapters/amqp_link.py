@@ -66,7 +66,7 @@ class _Subscription:
         """Have a queue on a new connection."""
         queue = await client.consume(self.tag, self._exchange, self._limit, self._keep_ms)
         if self.closed:
-            client.delete(queue)
+            client.cancel(self.tag)
         else:
             self.queue = queue
         self._tell()
@@ -174,7 +174,7 @@ class AmqpLink:
         """Forget a subscription that is closed."""
         del self._subscriptions[subscription.tag]
         if self._client is not None and subscription.queue:
-            self._client.delete(subscription.queue)
+            self._client.cancel(subscription.tag)
 
     def publish(
         self,

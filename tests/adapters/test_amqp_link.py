@@ -126,6 +126,7 @@ class LinkTests(BrokerCase):
             await self.blocking(wire.queue_length, queue)
         self.assertIn("404", str(caught.exception))
         self.assertEqual(len(got), 1)
+        self.assertEqual(self.log_lines("is away"), [])
 
     async def test_closed_before_it_is_there(self) -> None:
         """A subscription that is closed at once leaves no queue behind."""
@@ -136,7 +137,8 @@ class LinkTests(BrokerCase):
         self.assertFalse(await waiting)
         other = link.subscribe(lambda _: None)
         self.assertTrue(await other.established())
-        self.assertTrue(link.connected)
+        await self.pause(0.1)
+        self.assertEqual(self.log_lines("is away"), [])
 
     async def test_a_receiver_that_fails(self) -> None:
         """Whatever a receiver makes of a message, it gets the next; a bad message is told once."""
