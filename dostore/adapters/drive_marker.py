@@ -11,7 +11,7 @@ from attrs import frozen
 
 from dostore.adapters.files import Files
 from dostore.core.scheme import Scheme
-from dostore.errors import ConfigError
+from dostore.errors import ConfigError, Corrupt
 
 FILE_NAME = "dostore.json"
 LOCK_NAME = "lock"
@@ -28,6 +28,12 @@ _FOLDERS = {"objects", "temp", "garbage"}
 _NOTHING = {"lost+found", LOCK_NAME, FILE_NAME + ".new"}
 
 _LIMIT_BYTES = 64 * 1024
+
+
+class BadMarker(Corrupt):
+    """A marker file that is damaged: the drive is lost as one that fails is, until it is mended."""
+
+    title = "Bad marker"
 
 
 @frozen(slots=True)
@@ -71,7 +77,8 @@ class Marker:
     def from_bytes(cls, data: bytes, folder: str) -> Marker:
         """Read the file's content.
 
-        :raises ConfigError: it is damaged, or written by a newer program.
+        :raises BadMarker: it is damaged.
+        :raises ConfigError: it was written by a newer program.
         """
         try:
             fields = json.loads(data)
@@ -90,7 +97,7 @@ class Marker:
                 int(fields["parity_shards"]),
             )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise ConfigError(
+            raise BadMarker(
                 f"{os.path.join(folder, FILE_NAME)} is damaged. Restore it from another drive's, "
                 "with its own drive number, or empty the folder to have the drive rebuilt."
             ) from error
@@ -138,7 +145,8 @@ class Found(Enum):
 def look(folder: str, files: Files) -> Marker | Found:
     """Find out what a folder is. Blocks.
 
-    :raises ConfigError: its marker cannot be read as one.
+    :raises BadMarker: its marker is damaged.
+    :raises ConfigError: its marker was written by a newer program.
     :raises OSError: the drive fails.
     """
     try:

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from dostore.adapters import drive_marker
-from dostore.adapters.drive_marker import Found, Marker
+from dostore.adapters.drive_marker import BadMarker, Found, Marker
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import FULL, DriveNode, DriveState
@@ -177,8 +177,8 @@ class DriveSet:
         looks = await gather([self._first_look(drive) for drive in self.drives])
         found: list[tuple[Drive, Marker | Found]] = []
         for drive, look in zip(self.drives, looks, strict=True):
-            if isinstance(look.error, OSError):
-                drive.node.degrade(DriveState.AWAY, look.error.strerror or "it fails")
+            if isinstance(look.error, (OSError, BadMarker)):
+                drive.node.degrade(DriveState.AWAY, _reason(look.error))
                 found.append((drive, Found.GONE))
             else:
                 found.append((drive, look.value))
@@ -313,7 +313,7 @@ class DriveSet:
         except NodeUnavailable as error:
             node.degrade(DriveState.AWAY, error.detail)
             return
-        except ConfigError as error:
+        except (ConfigError, BadMarker) as error:
             node.degrade(DriveState.AWAY, error.detail)
             self._release(drive)
             return
@@ -408,3 +408,9 @@ class DriveSet:
         for drive in self.drives:
             drive.node.stop()
             self._release(drive)
+
+
+def _reason(error: OSError | BadMarker) -> str:
+    if isinstance(error, BadMarker):
+        return error.detail
+    return error.strerror or "it fails"

@@ -43,7 +43,7 @@ def preflight(config: Config, files: Files) -> None:
             if marker is not None:
                 store = marker.store
                 files.close(drive_marker.lock(folder, files))
-        except OSError as error:
+        except (OSError, drive_marker.BadMarker) as error:
             # A drive that fails is set aside by the start, not a reason to stay down.
             _log.warn("{folder} cannot be looked at: {error}", folder=folder, error=error)
 

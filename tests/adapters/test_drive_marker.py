@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dostore.adapters import drive_marker
-from dostore.adapters.drive_marker import FILE_NAME, Found, Marker
+from dostore.adapters.drive_marker import FILE_NAME, BadMarker, Found, Marker
 from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError
 from tests.support.cases import SyncTestCase
@@ -47,7 +47,7 @@ class MarkerTests(SyncTestCase):
     @example(b"")
     def test_anything(self, data: bytes) -> None:
         """Whatever is in the file, the only error is ours, and it names the folder."""
-        error = self.assertRaises(ConfigError, Marker.from_bytes, data, "/the/folder")
+        error = self.assertRaises((BadMarker, ConfigError), Marker.from_bytes, data, "/the/folder")
         self.assertIn("/the/folder", error.detail)
 
     def test_newer(self) -> None:

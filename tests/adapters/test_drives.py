@@ -92,6 +92,22 @@ class StartTests(MachineCase):
         marker.write_text(json.dumps(json.loads(marker.read_bytes()) | {"format": 2}))
         await self.assert_refused(machine, "newer dostore")
 
+    async def test_damaged_marker(self) -> None:
+        """A drive whose marker is damaged is away, as one that fails is, until it is mended."""
+        machine = self.new_machine()
+        await machine.start_drives()
+        await machine.stop()
+        marker = machine.folders[2] / "dostore.json"
+        sound = marker.read_bytes()
+        marker.write_bytes(b"\0" * len(sound))
+        drives = await machine.start_drives()
+        self.assertEqual(
+            [member.live for member in drives.members()], [True, True, False, True, True, True]
+        )
+        marker.write_bytes(sound)
+        await machine.pass_time(LOOK_S)
+        self.assertTrue(all(member.live for member in drives.members()))
+
     async def test_foreign(self) -> None:
         """A drive of another store is refused."""
         one, other = self.new_machine(), self.new_machine()
