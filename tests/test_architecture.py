@@ -115,13 +115,14 @@ class ImportDirectionTests(SyncTestCase):
         self.assertEqual(wrong, [])
 
     def test_each_foreign_library_has_one_place(self) -> None:
-        """pyeclib is behind core/stripes, SQLite behind the adapters."""
-        users: dict[str, set[str]] = {"pyeclib": set(), "sqlite3": set()}
+        """pyeclib is behind core/stripes, txAMQP behind one adapter, SQLite behind several."""
+        users: dict[str, set[str]] = {"pyeclib": set(), "sqlite3": set(), "txamqp": set()}
         for name, path in modules():
             for imported in imports(path):
                 if imported.split(".")[0] in users:
                     users[imported.split(".")[0]].add(name)
         self.assertEqual(users["pyeclib"], {"core/stripes"})
+        self.assertEqual(users["txamqp"], {"adapters/amqp_client"})
         self.assertEqual({name.split("/")[0] for name in users["sqlite3"]} - {"adapters"}, set())
 
     def test_foreign_libraries_are_declared(self) -> None:

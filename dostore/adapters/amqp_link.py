@@ -34,7 +34,7 @@ HEARTBEAT_S = 3
 
 #: The wait after the first failure; it doubles up to the longest. Of each, half is left to chance.
 FIRST_WAIT_S = 0.1
-LONGEST_WAIT_S = 3.0
+LONGEST_WAIT_S = 2.0
 
 _LEAVE_TIMEOUT_S = 1.0
 

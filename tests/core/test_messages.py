@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -286,3 +288,27 @@ class GarbageTests(SyncTestCase):
         for parse in (Heartbeat.parse, LocateReply.parse):
             error = self.assertRaises(BadMessage, parse, body, {})
             self.assertIn("100000000 bytes", error.detail)
+
+
+class DocumentedTests(SyncTestCase):
+    """docs/bus-messages.rst."""
+
+    def test_examples(self) -> None:
+        """The examples of the page are what is sent, and all of them."""
+        page = (Path(__file__).parents[2] / "docs" / "bus-messages.rst").read_text()
+        examples = re.findall(r"::\n\n    (.*)\n\n", page)
+        sent = [
+            Heartbeat("10.29.1.1:12345").body(),
+            ASK,
+            locate_body(HASH),
+            LocateReply("10.29.1.1:12345", 3).body(),
+            LocateReply("10.29.1.1:12345", NOTHING).body(),
+        ]
+        self.assertEqual(examples, [body.decode() for body in sent])
+
+    def test_headers(self) -> None:
+        """Every header that is sent is on the page."""
+        page = (Path(__file__).parents[2] / "docs" / "bus-messages.rst").read_text()
+        sent = Heartbeat("a:1", free_bytes=1).headers() | LocateReply("a:1", 0).headers()
+        self.assertEqual([name for name in sent if name not in page], [])
+        self.assertEqual(len(sent), 5)
