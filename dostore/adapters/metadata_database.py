@@ -48,7 +48,8 @@ CREATE TABLE current (
 ) WITHOUT ROWID;
 
 -- One row: how far the database is. Records of terms up to void_term with number void_seq or more
--- were given up without a trace in the log.
+-- were given up without a trace in the log. There are as many versions as `versions` tells, and the
+-- low bits of their checks add up to `tally`: else some of the pages are of another time.
 CREATE TABLE state (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     store_id TEXT NOT NULL,
@@ -57,7 +58,9 @@ CREATE TABLE state (
     seq INTEGER NOT NULL,
     void_term INTEGER NOT NULL,
     void_seq INTEGER NOT NULL,
-    stopped_with TEXT
+    stopped_with TEXT,
+    versions INTEGER NOT NULL,
+    tally INTEGER NOT NULL
 );
 PRAGMA user_version = {SCHEMA};
 """
@@ -66,6 +69,21 @@ _ROW = (
     "v.name, v.number, v.hash, v.size, v.k, v.m, v.block_size, v.created, v.content_type, v.meta,"
     ' v."check"'
 )
+
+_INTO_VERSIONS = "INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+#: The bits of a version's check that go into the tally: so the sum of any number of them fits.
+_TALLY_BITS = 0xFFFFFF
+
+_TALLY = f'SELECT count(*), coalesce(sum("check" & {_TALLY_BITS}), 0) FROM versions'
+
+#: The newest versions that are no tombstones, those of them that are in current, and all that are.
+_CURRENT = """
+SELECT count(*), count(c.number), (SELECT count(*) FROM current)
+FROM (SELECT name, max(number) AS number, hash FROM versions GROUP BY name) v
+LEFT JOIN current c ON c.name = v.name AND c.number = v.number
+WHERE v.hash IS NOT NULL
+"""
 
 #: How many hashes one query asks for.
 _HASHES = 500
@@ -147,7 +165,7 @@ class Database:
         try:
             database.connection.executescript(f"BEGIN; {_TABLES}")
             database.connection.execute(
-                "INSERT INTO state VALUES (1, ?, ?, 0, 0, 0, 0, NULL)", (store_id, created_ms)
+                "INSERT INTO state VALUES (1, ?, ?, 0, 0, 0, 0, NULL, 0, 0)", (store_id, created_ms)
             )
             database.connection.execute("COMMIT")
         finally:
@@ -192,6 +210,20 @@ class Database:
         if answer != "ok":
             raise DamagedRow(answer)
 
+    def check_tally(self) -> None:
+        """Count all versions, and compare what is current with them.
+
+        A file that was put in the place of the database takes the write-ahead log beside it for its
+        own: every page is sound then, and versions are missing all the same.
+
+        :raises DamagedRow: versions are missing.
+        """
+        noted = self.connection.execute("SELECT versions, tally FROM state").fetchone()
+        if self.connection.execute(_TALLY).fetchone() != noted:
+            raise DamagedRow("versions are missing from it")
+        if len(set(self.connection.execute(_CURRENT).fetchone())) != 1:
+            raise DamagedRow("its list of current versions is not theirs")
+
     def check_rows(self, look_up: Callable[[], None]) -> None:
         """Read every version.
 
@@ -226,13 +258,21 @@ class Database:
             self.connection.execute("ROLLBACK")
 
     def insert(self, versions: Iterable[Version]) -> None:
-        """Add versions, each the newest of its name."""
+        """Add versions, each the newest of its name. One that is there already is replaced."""
         execute = self.connection.execute
+        added = tally = 0
         for version in versions:
-            execute(
-                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                _row(version),
-            )
+            row = _row(version)
+            try:
+                execute(f"INSERT {_INTO_VERSIONS}", row)
+                added += 1
+            except sqlite3.IntegrityError:
+                (check,) = execute(
+                    'SELECT "check" FROM versions WHERE name = ? AND number = ?', row[:2]
+                ).fetchone()
+                tally -= check & _TALLY_BITS
+                execute(f"REPLACE {_INTO_VERSIONS}", row)
+            tally += row[-1] & _TALLY_BITS
             if version.content is None:
                 execute("DELETE FROM current WHERE name = ?", (version.name,))
             else:
@@ -241,6 +281,7 @@ class Database:
                     " ON CONFLICT (name) DO UPDATE SET number = excluded.number",
                     (version.name, version.number),
                 )
+        execute("UPDATE state SET versions = versions + ?, tally = tally + ?", (added, tally))
 
     def set_applied(self, term: int, seq: int) -> None:
         """Note that the records up to ``seq`` are in."""
@@ -348,7 +389,7 @@ def _range(column: str, prefix: str, start: str) -> tuple[str, str, tuple[str, .
     )
 
 
-def _row(version: Version) -> tuple[object, ...]:
+def _row(version: Version) -> tuple[Any, ...]:
     content = version.content
     stored: tuple[Any, ...] = (None, None, None, None, None)
     if content is not None:

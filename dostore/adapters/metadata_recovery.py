@@ -147,6 +147,7 @@ class Recovery:
                 size = os.stat(self._path).st_size
                 if state.stopped_with is None or size <= _ALWAYS_CHECKED_BYTES:
                     database.quick_check()
+                    database.check_tally()
             finally:
                 database.close()
         except sqlite3.Error as error:

@@ -109,6 +109,7 @@ class Snapshot:
         try:
             # A damaged copy must not take the place of a sound one, nor of the log.
             copy.quick_check()
+            copy.check_tally()
             copy.check_rows(self._rest)
         finally:
             copy.close()
