@@ -11,16 +11,9 @@ from typing import Any
 from attrs import frozen
 
 from dostore.adapters.combining import Combiner
+from dostore.adapters.elastic_answers import Answer, AnswerTooLarge, NoAnswer, Refused, error_of
 from dostore.adapters.elastic_index import ElasticIndex, IndexInfo
-from dostore.adapters.elastic_link import (
-    NDJSON,
-    Answer,
-    AnswerTooLarge,
-    ElasticLink,
-    NoAnswer,
-    Refused,
-    error_of,
-)
+from dostore.adapters.elastic_link import NDJSON, ElasticLink
 from dostore.errors import MetadataUnavailable
 
 #: Actions and bytes of one ``_bulk``, well within what servers and proxies take.
@@ -244,7 +237,9 @@ class ElasticAccess:
 
 
 def _unintelligible() -> Refused:
-    return Refused("Elasticsearch's answer is none that can be understood. Check its version.")
+    return Refused(
+        "Elasticsearch's answer is none that can be understood. Check its version.", sent=True
+    )
 
 
 def _parse_written(item: object) -> Written:

@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from dostore.adapters.elastic_answers import Answer, Refused, error_of
 from dostore.adapters.elastic_documents import KEPT, SEARCHED
-from dostore.adapters.elastic_link import Answer, ElasticLink, Refused, error_of
+from dostore.adapters.elastic_link import ElasticLink
 from dostore.errors import MetadataUnavailable
 
 log = Logger()

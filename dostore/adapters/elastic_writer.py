@@ -12,14 +12,28 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dostore.adapters.elastic_access import DocumentKey, ElasticAccess, WriteGroup, Written
+from dostore.adapters.elastic_access import (
+    DocumentKey,
+    ElasticAccess,
+    Found,
+    WriteGroup,
+    Written,
+)
+from dostore.adapters.elastic_additions import (
+    Addition,
+    deliver,
+    fail_all,
+    make_plan,
+    note_attempt,
+    take,
+)
+from dostore.adapters.elastic_answers import NoAnswer, Refused, check_block
 from dostore.adapters.elastic_documents import (
     HISTORY,
     MAX_VERSION_BYTES,
@@ -35,18 +49,14 @@ from dostore.adapters.elastic_documents import (
     parse_document,
     parse_state,
 )
-from dostore.adapters.elastic_link import NoAnswer, Refused, check_block
 from dostore.core.model import Draft, Version
-from dostore.errors import DostoreError, MetadataUnavailable, OutcomeUnknown
+from dostore.errors import Corrupt, DostoreError, MetadataUnavailable, OutcomeUnknown
 from dostore.ports import Check
 
 log = Logger()
 
 #: How long an addition is tried; the last try may take the link's time longer.
 ADD_TIMEOUT_S = 15.0
-
-#: Versions of one name that are made by one compare-and-set.
-MAX_CHAIN = 100
 
 #: Versions that a current document carries besides those of its last addition.
 MAX_CARRIED = 100
@@ -62,37 +72,6 @@ _LONGEST_REST_S = 0.1
 
 _REMEMBERED_NAMES = 10_000
 _REMEMBERED_BYTES = 4096
-
-
-@define(eq=False)
-class _Addition:
-    """A version that somebody wants made.
-
-    :ivar attempted: the numbers under which it may have been written.
-    """
-
-    draft: Draft
-    check: Check | None
-    token: str
-    size: int
-    waiter: Deferred[Version]
-    attempted: set[int] = field(factory=set)
-
-    def succeed(self, version: Version) -> None:
-        if not self.waiter.called:
-            self.waiter.callback(version)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.waiter.called:
-            self.waiter.errback(error)
-
-
-@frozen(slots=True)
-class _Plan:
-    """What the checks make of the waiting additions, on top of one state."""
-
-    chain: tuple[tuple[_Addition, Stored], ...]
-    refusals: tuple[tuple[_Addition, DostoreError], ...]
 
 
 class ElasticWriter:
@@ -113,7 +92,7 @@ class ElasticWriter:
         self._clock = clock
         self._make_token = make_token
         self._chance = chance
-        self._queues: dict[str, deque[_Addition]] = {}
+        self._queues: dict[str, deque[Addition]] = {}
         self._known: OrderedDict[str, State] = OrderedDict()
         self._running: set[Deferred[None]] = set()
 
@@ -127,7 +106,7 @@ class ElasticWriter:
         token = self._make_token()
         size = check_size(Stored(draft.numbered(1), token))
         waiter: Deferred[Version] = Deferred()
-        addition = _Addition(draft, check, token, size, waiter)
+        addition = Addition(draft, check, token, size, waiter)
         queue = self._queues.get(draft.name)
         if queue is not None:
             queue.append(addition)
@@ -140,14 +119,21 @@ class ElasticWriter:
 
     async def state(self, name: str) -> State | None:
         """The current document of a name, as it is now."""
-        key = key_of(name)
-        (found,) = await self._access.read([DocumentKey(current_id(key), key)])
-        if found is None:
-            self._known.pop(name, None)
-            return None
-        state = parse_state(name, found.source, found.seq_no, found.primary_term)
-        self._remember(name, state)
+        state, _ = await self.read(name, ())
         return state
+
+    async def read(self, name: str, numbers: Iterable[int]) -> tuple[State | None, list[Stored]]:
+        """The current document of a name, and after it those history documents that are there."""
+        key = key_of(name)
+        ids = [current_id(key), *(history_id(key, number) for number in numbers)]
+        current, *found = await self._access.read([DocumentKey(id_, key) for id_ in ids])
+        history = [_parse_history(name, document) for document in found if document is not None]
+        if current is None:
+            self._known.pop(name, None)
+            return None, history
+        state = parse_state(name, current.source, current.seq_no, current.primary_term)
+        self._remember(name, state)
+        return state, history
 
     def stop(self) -> None:
         """Cancel what is under way; those who wait are told that the outcome is not known."""
@@ -165,20 +151,20 @@ class ElasticWriter:
 
     # One name
 
-    async def _serve(self, name: str, queue: deque[_Addition]) -> None:
+    async def _serve(self, name: str, queue: deque[Addition]) -> None:
         """Make what waits in the queue of a name, round after round, until it is empty."""
-        batch: list[_Addition] = []
+        batch: list[Addition] = []
         try:
-            while batch := _take(queue):
+            while batch := take(queue):
                 began = self._clock.seconds()
                 try:
                     await self._commit(name, batch)
                 except MetadataUnavailable as error:
                     # What waits behind would only wait as long, and in vain as well.
-                    _fail([*batch, *queue], error)
+                    fail_all([*batch, *queue], error)
                     queue.clear()
                 except DostoreError as error:
-                    _fail(batch, error)
+                    fail_all(batch, error)
                 if queue:
                     took = self._clock.seconds() - began
                     await deferLater(self._clock, min(took, _LONGEST_REST_S))
@@ -186,9 +172,9 @@ class ElasticWriter:
             del self._queues[name]
             for addition in batch:
                 addition.fail(OutcomeUnknown(_INTERRUPTED))
-            _fail(queue, MetadataUnavailable("The server is stopping. Try again later."))
+            fail_all(queue, MetadataUnavailable("The server is stopping. Try again later."))
 
-    async def _commit(self, name: str, batch: list[_Addition]) -> None:
+    async def _commit(self, name: str, batch: list[Addition]) -> None:
         """Make the additions of a batch, or refuse them; those that are made leave the batch.
 
         :raises MetadataUnavailable: time is over, or there is no use in trying again.
@@ -198,27 +184,25 @@ class ElasticWriter:
         # What is remembered, or that nothing is, is a guess; compare-and-set proves it or not.
         state, proven = self._known.get(name), False
         while batch:
-            plan = _plan(state, batch)
+            plan = make_plan(state, batch)
             if plan.chain:
                 try:
                     made = await self._write(state, [stored for _, stored in plan.chain])
-                except Refused:
-                    raise
                 except MetadataUnavailable as error:
-                    _note_attempt(plan, error)
-                    if self._clock.seconds() + pause >= deadline:
+                    note_attempt(plan, error)
+                    if isinstance(error, Refused) or self._clock.seconds() + pause >= deadline:
                         raise
                     await deferLater(self._clock, pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_S)
                 else:
                     if made is not None:
                         self._remember(name, made)
-                        _deliver(plan, batch)
+                        deliver(plan, batch)
                         return
                     conflicts += 1
                     await self._yield_to_others(conflicts, deadline)
             elif proven:
-                _deliver(plan, batch)
+                deliver(plan, batch)
                 return
             state, proven = await self.state(name), True
             if state is not None and any(addition.attempted for addition in batch):
@@ -232,7 +216,7 @@ class ElasticWriter:
         await deferLater(self._clock, longest * self._chance())
 
     async def _recognize(
-        self, name: str, state: State, batch: list[_Addition], deadline: float
+        self, name: str, state: State, batch: list[Addition], deadline: float
     ) -> State | None:
         """Find those whose outcome was not known and that were made after all.
 
@@ -258,14 +242,13 @@ class ElasticWriter:
         return None
 
     async def _find_made(
-        self, state: State, batch: Sequence[_Addition]
-    ) -> list[tuple[_Addition, Version]]:
+        self, state: State, batch: Sequence[Addition]
+    ) -> list[tuple[Addition, Version]]:
         name, newest = state.newest.version.name, state.newest.version.number
         known = {s.version.number: s for s in (*state.earlier, state.newest)}
         attempted = {number for addition in batch for number in addition.attempted}
-        for stored in await self.history(
-            name, [n for n in sorted(attempted) if n < newest and n not in known]
-        ):
+        missing = sorted(n for n in attempted if n < newest and n not in known)
+        for stored in await self.history(name, missing) if missing else ():
             known[stored.version.number] = stored
         return [
             (addition, known[number].version)
@@ -278,13 +261,7 @@ class ElasticWriter:
         """Those history documents of a name that are there."""
         key = key_of(name)
         found = await self._access.read([DocumentKey(history_id(key, n), key) for n in numbers])
-        versions = []
-        for document in found:
-            if document is not None:
-                kind, stored, _ = parse_document(document.source)
-                if kind == HISTORY and stored.version.name == name:
-                    versions.append(stored)
-        return versions
+        return [_parse_history(name, document) for document in found if document is not None]
 
     # Documents
 
@@ -349,62 +326,11 @@ def _log_interruption(failure: Failure) -> None:
         log.failure("Adding versions failed", failure)
 
 
-def _take(queue: deque[_Addition]) -> list[_Addition]:
-    """The next additions that may travel together; those that nobody waits for are dropped."""
-    batch: list[_Addition] = []
-    size = 0
-    while queue and len(batch) < MAX_CHAIN:
-        if not queue[0].waiter.called:
-            size += queue[0].size
-            if batch and size > MAX_VERSION_BYTES:
-                break
-            batch.append(queue[0])
-        queue.popleft()
-    return batch
-
-
-def _plan(state: State | None, batch: Sequence[_Addition]) -> _Plan:
-    """Number the additions one after the other, as far as their checks let them."""
-    chain: list[tuple[_Addition, Stored]] = []
-    refusals: list[tuple[_Addition, DostoreError]] = []
-    version = state.newest.version if state is not None else None
-    for addition in batch:
-        try:
-            if addition.check is not None:
-                addition.check(version)
-        except DostoreError as error:
-            refusals.append((addition, error))
-            continue
-        version = addition.draft.numbered(1 if version is None else version.number + 1)
-        chain.append((addition, Stored(version, addition.token)))
-    return _Plan(tuple(chain), tuple(refusals))
-
-
-def _note_attempt(plan: _Plan, error: MetadataUnavailable) -> None:
-    if isinstance(error, NoAnswer) and not error.sent:
-        return
-    for addition, stored in plan.chain:
-        addition.attempted.add(stored.version.number)
-
-
-def _deliver(plan: _Plan, batch: list[_Addition]) -> None:
-    """Tell everybody of a plan that was carried out."""
-    batch.clear()
-    for addition, stored in plan.chain:
-        addition.succeed(stored.version)
-    for addition, error in plan.refusals:
-        addition.fail(error)
-
-
-def _fail(additions: Iterable[_Addition], error: DostoreError) -> None:
-    for addition in additions:
-        if addition.attempted and isinstance(error, MetadataUnavailable):
-            addition.fail(OutcomeUnknown(f"{error.detail} {_UNKNOWN}"))
-        else:
-            addition.fail(error)
-
-
-_UNKNOWN = "The version may have been made all the same: look before you send it again."
+def _parse_history(name: str, document: Found) -> Stored:
+    kind, stored, _ = parse_document(document.source)
+    if kind != HISTORY or stored.version.name != name:
+        raise Corrupt("A document of the metadata index has the id of another. Remove it.")
+    return stored
 
 
 def _weight(stored: Stored) -> int:

@@ -24,7 +24,9 @@ from dostore.adapters.elastic_documents import (
     parse_document,
 )
 from dostore.adapters.elastic_index import ElasticIndex
-from dostore.adapters.elastic_link import Address, AnswerTooLarge, ElasticLink, Refused, open_link
+from dostore.adapters.elastic_address import Address
+from dostore.adapters.elastic_answers import AnswerTooLarge, Refused
+from dostore.adapters.elastic_link import ElasticLink, open_link
 from dostore.adapters.elastic_writer import ElasticWriter
 from dostore.core.model import Draft, Version
 from dostore.core.names import ContentHash
@@ -97,8 +99,14 @@ class ElasticMetadata:
         check_name(name)
         if not 1 <= number <= MAX_NUMBER:
             return None
-        versions = await self.history(name, number, 1)
-        return versions[0] if versions and versions[0].number == number else None
+        state, history = await self._writer.read(name, [number])
+        if state is None or number > state.newest.version.number:
+            return None
+        # In this order: a history document counts only below the newest version.
+        for stored in (state.newest, *state.earlier, *history):
+            if stored.version.number == number:
+                return stored.version
+        return None
 
     async def history(self, name: str, first: int, limit: int) -> Sequence[Version]:
         """See IMetadataStore."""
@@ -144,11 +152,9 @@ class ElasticMetadata:
         while len(found) < limit and (hits := await search.next(limit - len(found))):
             for _, stored, earlier in hits:
                 version = stored.version
-                # What was superseded just now can be there as both kinds.
-                if not found or (found[-1].name, found[-1].number) != (
-                    version.name,
-                    version.number,
-                ):
+                last = found[-1] if found else None
+                # What is just being superseded can be there as both kinds.
+                if last is None or (last.name, last.number) != (version.name, version.number):
                     found.append(version)
                 if earlier:
                     carried[version.name] = earlier

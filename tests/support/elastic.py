@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet import reactor, threads
 from twisted.internet.defer import Deferred
 
-from dostore.adapters.elastic_link import parse_addresses
+from dostore.adapters.elastic_address import parse_addresses
 from dostore.adapters.meta_elastic import ElasticMetadata, open_metadata
 from tests.support.cases import AsyncTestCase
 from tests.support.elasticsearch_server import elasticsearch
