@@ -13,8 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
+
+_ATTEMPTS = 40
+_PAUSE_S = 0.05
 
 
 class Guardian:
@@ -72,10 +76,20 @@ def guard(lines: Iterable[str]) -> None:
         except ProcessLookupError:
             continue
     for folder in folders:
+        _remove(folder)
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder in which a process that was killed may still be writing its last."""
+    for _ in range(_ATTEMPTS):
         shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(_PAUSE_S)
 
 
 if __name__ == "__main__":
-    # Ctrl-C in a terminal reaches the whole foreground; this one is told by the end of the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whoever ends the tests may mean all their children; this one is told by the end of the pipe.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     guard(sys.stdin)
