@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from attrs import field, frozen
 from twisted.python import usage
 
-from dostore.adapters.elastic_link import Address, parse_addresses
+from dostore.adapters.elastic_address import Address, parse_addresses
 from dostore.adapters.meta_elastic import DEFAULT_INDEX
 from dostore.app.settings import (
     BROKER_VARIABLE,

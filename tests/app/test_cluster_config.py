@@ -9,7 +9,7 @@ from collections.abc import Callable
 from attrs import evolve
 from twisted.python import usage
 
-from dostore.adapters.elastic_link import Address
+from dostore.adapters.elastic_address import Address
 from dostore.app.config import ClusterConfig, Config, read_config
 from dostore.app.data_config import DataConfig, read_data_config
 from dostore.core.broker_url import BrokerUrl
