@@ -137,9 +137,11 @@ class Marker:
 class Found(Enum):
     """What a look at a drive's folder found, when it found no marker."""
 
-    EMPTY = "empty"
-    GONE = "gone"
+    EMPTY = "is empty"
+    GONE = "is gone"
     STRANGE = "holds other files"
+    #: Not by itself: only who has made its folders knows that some are not there any more.
+    INCOMPLETE = "lacks folders"
 
 
 def look(folder: str, files: Files) -> Marker | Found:

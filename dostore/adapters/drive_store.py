@@ -201,10 +201,17 @@ class DriveStore:
         self.temp = os.path.join(folder, "temp")
         self.garbage = os.path.join(folder, "garbage")
 
+    def is_prepared(self) -> bool:
+        """Whether none of the folders is missing."""
+        return not self._missing()
+
+    def _missing(self) -> list[str]:
+        folders = (self.objects, self.temp, self.garbage)
+        return [folder for folder in folders if not self.files.is_folder(folder)]
+
     def prepare(self) -> None:
         """Make the folders that are missing, durably."""
-        folders = (self.objects, self.temp, self.garbage)
-        missing = [folder for folder in folders if not self.files.is_folder(folder)]
+        missing = self._missing()
         for folder in missing:
             self.files.make_folder(folder)
         if missing:

@@ -178,11 +178,14 @@ class DriveSet:
         found: list[tuple[Drive, Marker | Found]] = []
         for drive, look in zip(self.drives, looks, strict=True):
             if isinstance(look.error, (OSError, BadMarker)):
-                drive.node.degrade(DriveState.AWAY, _reason(look.error))
                 found.append((drive, Found.GONE))
             else:
                 found.append((drive, look.value))
         self._identify(found)
+        for drive, look in zip(self.drives, looks, strict=True):
+            if isinstance(look.error, (OSError, BadMarker)):
+                # Only now it is known what the drive is called.
+                drive.node.degrade(DriveState.AWAY, _reason(look.error))
         opened = await gather(
             [self._open(drive, what) for drive, what in found if what is not Found.GONE]
         )
@@ -322,9 +325,9 @@ class DriveSet:
             node.degrade(state, error.strerror or "it fails", full=error.errno in FULL)
             return
         if what is Found.GONE or what is Found.STRANGE:
-            node.degrade(DriveState.AWAY, f"its folder is gone or {Found.STRANGE.value}")
+            node.degrade(DriveState.AWAY, f"{drive.folder} {what.value}")
             self._release(drive)
-        elif what is Found.EMPTY or node.state is DriveState.AWAY:
+        elif isinstance(what, Found) or node.state is DriveState.AWAY:
             await self._come_back(drive, what)
         elif node.state is DriveState.READ_ONLY and recover:
             node.recover()
@@ -351,6 +354,8 @@ class DriveSet:
                     "Restart dostore to have drives in other places taken for what they are."
                 )
             drive.free_bytes = self._files.free_bytes(drive.folder)
+            if drive.node.state is not DriveState.AWAY and not drive.store.is_prepared():
+                return Found.INCOMPLETE
             if drive.node.state is DriveState.READ_ONLY:
                 drive.store.probe()
                 if drive.free_bytes < FREE_AGAIN_BYTES:
@@ -367,9 +372,10 @@ class DriveSet:
         return bool(drive.device) and device != drive.device and device == parent
 
     async def _come_back(self, drive: Drive, what: Marker | Found) -> None:
-        """A drive was away, or another one, empty, is in its place."""
+        """A drive was away, or has lost folders, or another one, empty, is in its place."""
         node = drive.node
-        node.degrade(DriveState.AWAY, "it is being scanned")
+        missing = f"{drive.folder} {what.value}, and " if isinstance(what, Found) else ""
+        node.degrade(DriveState.AWAY, f"{missing}it is being scanned")
         self._release(drive)
         try:
             await self._open(drive, what)

@@ -36,6 +36,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 #: The process, not the drive, is short of something, or the write was given up.
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ECANCELED}
 
+_NOT_STARTED = "not started"
+
 
 class DriveState(Enum):
     """What a drive is good for."""
@@ -80,7 +82,7 @@ class DriveNode:
         self.store = store
         self.workers = workers
         self.state = DriveState.AWAY
-        self.reason = "not started"
+        self.reason = _NOT_STARTED
         self.full = False
         self._on_trouble = on_trouble
         self._index = ShardIndex()
@@ -104,7 +106,7 @@ class DriveNode:
 
     def degrade(self, state: DriveState, reason: str, *, full: bool = False) -> None:
         """The drive is good for less from now on; ``full``: for want of room."""
-        if self.state is not state:
+        if self.state is not state or self.reason == _NOT_STARTED:
             _log.warn(
                 "{address} is {state}: {reason}",
                 address=self.address,

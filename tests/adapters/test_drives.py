@@ -181,6 +181,16 @@ class StartTests(MachineCase):
             await machine.start_drives()
         self.assertIn("None of the drives", caught.exception.detail)
 
+    async def test_missing_is_told(self) -> None:
+        """The log says which drives are away at the start, and why."""
+        machine = self.new_machine()
+        machine.folders[2].write_text("a file")
+        lines = self.logged()
+        await machine.start_drives()
+        self.assertEqual(
+            [line for line in lines if "away" in line], ["drive-3 is away: File exists"]
+        )
+
     async def test_hangs_at_the_start(self) -> None:
         """A drive that hangs does not keep the others from starting."""
         machine = self.new_machine()
@@ -263,6 +273,21 @@ class WatchTests(WatchCase):
             node = machine.drives.drives[2].node
             self.assertEqual(list(await node.holds(sample(5000).content.hash)), [])
             shutil.rmtree(machine.away(3))
+
+    async def test_folders_removed(self) -> None:
+        """A drive that lost a folder, whichever, is taken up again with what is left of it."""
+        machine = await self.watched()
+        for times, name in enumerate(("objects", "temp", "garbage"), 1):
+            await self.put(machine, 3)
+            lines = self.logged()
+            shutil.rmtree(machine.folders[2] / name)
+            await machine.pass_time(LOOK_S)
+            self.assert_drive(machine, 3, LIVE, joined=times)
+            self.assertIn("lacks folders", lines[0])
+            node = machine.drives.drives[2].node
+            left = [] if name == "objects" else [0]
+            self.assertEqual(list(await node.holds(sample(5000).content.hash)), left)
+        await self.put(machine, 3)
 
     async def test_unmounted(self) -> None:
         """The empty place where a drive was mounted is not filled."""

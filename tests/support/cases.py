@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial import unittest
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
@@ -38,6 +39,18 @@ class _Guards:
             if "never awaited" in str(w["message"])
         ]
         self.assertEqual(warnings, [])  # type: ignore[attr-defined]
+
+    def logged(self) -> list[str]:
+        """What is logged from now on as a warning or worse, for it grows: the lines alone."""
+        lines: list[str] = []
+
+        def observe(event: LogEvent) -> None:
+            if event["log_level"] >= LogLevel.warn:
+                lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]
+        self.addCleanup(globalLogPublisher.removeObserver, observe)  # type: ignore[attr-defined]
+        return lines
 
     def assert_provides(self, interface: type[Interface], thing: object) -> None:
         """``thing`` provides ``interface``, signatures and all."""
