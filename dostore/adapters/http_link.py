@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -124,7 +124,9 @@ class _BoundedEndpoint:
         """See IStreamClientEndpoint."""
         wrapping = WrappingFactory(factory)
         wrapping.protocol = _Bounded
+        # Else each connection is two lines in the log.
         wrapping.noisy = False
+        cast(Any, factory).noisy = False
         connecting: Deferred[Any] = self._endpoint.connect(wrapping)
         return connecting.addCallback(lambda wrapper: wrapper.wrappedProtocol)
 

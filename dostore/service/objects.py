@@ -12,8 +12,8 @@ from dostore.background import Background
 from dostore.core.model import Content, Draft, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.errors import Deleted, NotFound, OutcomeUnknown, Unavailable
-from dostore.fanout import to_the_end
+from dostore.errors import Deleted, MetadataUnavailable, NotFound, OutcomeUnknown, Unavailable
+from dostore.fanout import to_the_end, with_timeout
 from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
 from dostore.service.leases import Leases
 from dostore.service.reading import ContentReader
@@ -26,6 +26,9 @@ from dostore.service.writing import ContentWriter
 #: How often contents without a version are looked for: a write that failed is gone before 30
 #: minutes.
 SWEEP_INTERVAL_S = 15 * 60.0
+
+#: Who asks whether the store is ready has no patience: a load balancer, Prometheus.
+PING_S = 2.0
 
 
 @frozen(slots=True)
@@ -256,7 +259,13 @@ class ObjectStore:
         elif complaint := self.cluster.complaint():
             detail = f"Degraded: {complaint}"
         try:
-            await self.metadata.ping()
+            await with_timeout(self.metadata.ping(), PING_S, self._clock, _silent)
         except Unavailable as error:
             ready, detail = False, error.detail
         return Readiness(ready, live, writable, len(members), detail)
+
+
+def _silent() -> MetadataUnavailable:
+    return MetadataUnavailable(
+        f"The metadata store has not answered within {PING_S:g} s. Try again later."
+    )

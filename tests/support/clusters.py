@@ -282,12 +282,16 @@ class Cluster:
         :raises AssertionError: they are not in time.
         """
         wanted = sum(server.running for server in self.data) if live is None else live
-        running = [server for server in self.api if server.running]
-        self.wait_until(
-            f"{len(running)} API servers see {wanted} live nodes",
-            lambda: all(server.sees(wanted, writable) for server in running),
-            timeout_s,
-        )
+        running = [server for server in self.servers if server.running]
+        api = [server for server in self.api if server.running]
+
+        def seen() -> bool:
+            for server in running:
+                if not server.running:
+                    raise AssertionError(f"it has ended:\n{server.log_end()}")
+            return all(server.sees(wanted, writable) for server in api)
+
+        self.wait_until(f"{len(api)} API servers see {wanted} live nodes", seen, timeout_s)
 
     def wait_until(
         self, what: str, holds: Callable[[], object], timeout_s: float = PATIENCE_S
