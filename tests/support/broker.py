@@ -57,7 +57,7 @@ class BrokerCase(AsyncTestCase):
         super().setUp()
         self.url = self.broker_url()
         self.nodes: dict[str, KnowingNode] = {}
-        self.logged: list[str] = []
+        self.kept_lines: list[str] = []
         observer = cast(ILogObserver, self._keep)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
@@ -67,11 +67,11 @@ class BrokerCase(AsyncTestCase):
         return rabbitmq()
 
     def _keep(self, event: LogEvent) -> None:
-        self.logged.append(formatEvent(event) + str(event.get("log_failure", "")))
+        self.kept_lines.append(formatEvent(event) + str(event.get("log_failure", "")))
 
     def log_lines(self, words: str) -> list[str]:
         """What was logged with such words."""
-        return [line for line in self.logged if words in line]
+        return [line for line in self.kept_lines if words in line]
 
     # What a test begins with. All of it is stopped at its end.
 
