@@ -12,14 +12,14 @@ from typing import Any
 
 from attrs import frozen
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
     ConnectionClosed,
     DNSLookupError,
 )
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -28,6 +28,7 @@ from twisted.web._newclient import RequestNotSent
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
+    RequestGenerationFailed,
     RequestTransmissionFailed,
     ResponseFailed,
 )
@@ -229,7 +230,11 @@ class ElasticLink:
                 raise
             connected = not isinstance(error, ConnectingCancelledError)
             raise AttemptFailed(_TOO_SLOW, sent=connected) from error
-        except (ResponseFailed, RequestTransmissionFailed) as error:
+        except (
+            ResponseFailed,
+            RequestTransmissionFailed,
+            RequestGenerationFailed,
+        ) as error:
             if not expired and any(reason.check(CancelledError) for reason in error.reasons):
                 raise CancelledError from error
             raise AttemptFailed(_TOO_SLOW if expired else "the connection broke off") from error
@@ -254,13 +259,36 @@ class ElasticLink:
             method,
             server.address.url + path,
             headers=headers,
-            data=body or None,
+            data=_Bytes(body) if body else None,
             allow_redirects=False,
             unbuffered=True,
         )
         data = await read_body(response, self._limits.max_answer_bytes)
         kinds = response.headers.getRawHeaders("Content-Type") or [""]
         return response.code, str(kinds[0]), data
+
+
+@implementer(IBodyProducer)
+class _Bytes:
+    """A body that is there already. treq's own way hands it over bit by bit."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """Write all of it; the transport keeps what the network does not take yet."""
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """See IBodyProducer; all was written."""
+
+    def resumeProducing(self) -> None:
+        """See IBodyProducer; all was written."""
+
+    def stopProducing(self) -> None:
+        """See IBodyProducer; all was written."""
 
 
 class _Server:
