@@ -66,6 +66,32 @@ class MarkerTests(SyncTestCase):
         self.assertIn("another store", error.detail)
 
 
+class NodeMarkerTests(SyncTestCase):
+    """The marker of a data server's folder."""
+
+    def test_round_trip(self) -> None:
+        """It tells no number and no scheme, and is read as it was written."""
+        marker = Marker.made("5eed", 1, None)
+        self.assertTrue(marker.is_node)
+        self.assertFalse(MARKER.is_node)
+        self.assertEqual(Marker.from_bytes(marker.to_bytes(), "/d"), marker)
+        self.assertEqual(
+            json.loads(marker.to_bytes()), {"format": 1, "kind": "node", "store": "5eed"}
+        )
+
+    def test_require(self) -> None:
+        """A data server's folder is no drive, a drive is no data server's, and nobody else's is."""
+        marker = Marker.made("5eed", 1, None)
+        marker.require(None, None, "/d")
+        marker.require("5eed", None, "/d")
+        error = self.assertRaises(ConfigError, marker.require, None, Scheme(4, 2), "/d")
+        self.assertIn("is a data server's", error.detail)
+        error = self.assertRaises(ConfigError, MARKER.require, None, None, "/d")
+        self.assertIn("is a drive of a store on one machine", error.detail)
+        error = self.assertRaises(ConfigError, marker.require, "other", None, "/d")
+        self.assertIn("another store", error.detail)
+
+
 class LookTests(SyncTestCase):
     """What a look at a folder finds."""
 
@@ -75,6 +101,18 @@ class LookTests(SyncTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir(parents=True)
         self.files = FaultyFiles()
+
+    def test_folders_made_beforehand(self) -> None:
+        """Folders of our names are nothing, as long as they are empty folders."""
+        for name in ("objects", "temp", "garbage"):
+            (self.folder / name).mkdir()
+            self.assertIs(self.look(), Found.EMPTY)
+        (self.folder / "objects" / "file").write_bytes(b"")
+        self.assertIs(self.look(), Found.STRANGE)
+        (self.folder / "objects" / "file").unlink()
+        (self.folder / "temp").rmdir()
+        (self.folder / "temp").write_bytes(b"")
+        self.assertIs(self.look(), Found.STRANGE)
 
     def look(self) -> Marker | Found:
         """Look at it."""
