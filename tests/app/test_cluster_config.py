@@ -122,7 +122,7 @@ class ApiServerTests(_Case):
             ({}, {"DOSTORE_METADATA_INDEX": "a.b-1"}, "a.b-1"),
             ({"metadata_index": "told"}, {"DOSTORE_METADATA_INDEX": "a"}, "told"),
         ):
-            cluster = self.read_api(SERVERS | environ, **options).cluster
+            cluster = self.read_api(SERVERS | environ, no_file, **options).cluster
             assert cluster is not None
             self.assertEqual(cluster.metadata_index, index)
         for wrong in ("-a", "_a", ".", "A", "a*", "a,b", "a/b", "a" * 129, "a b", "a?"):
