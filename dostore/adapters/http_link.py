@@ -335,7 +335,7 @@ class HttpLink:
             if name == b"Digest":
                 digest = value
         if self._signer is not None:
-            what = Signable(method, self._host, target, digest)
+            what = Signable(method, self._host.lower(), target, digest)
             signature = self._signer.sign(what, self._now(), secrets.token_bytes(NONCE_BYTES))
             headers.addRawHeader(b"Authorization", signature)
         url = b"http://" + self._host + target
