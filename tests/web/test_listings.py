@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from dostore.core.model import Version
 from dostore.errors import MetadataUnavailable
 from dostore.service import listing
 from tests.support.http import HttpTestCase, request_bytes
+from tests.support.memory_store import MemoryMetadata
 
 
 class ListingTests(HttpTestCase):
@@ -55,6 +60,26 @@ class ListingTests(HttpTestCase):
                 (second["Version"], second["Size"], second["Hash"], second["Deleted"]),
                 (2, 0, "", True),
             )
+
+    def test_pages_that_wait(self) -> None:
+        """A page may wait for whatever result, for a tuple too."""
+
+        class Waiting(MemoryMetadata):
+            def __init__(self) -> None:
+                super().__init__()
+                self.waiter: Deferred[object] = Deferred()
+
+            async def current(self, prefix: str, start: str, limit: int) -> Sequence[Version]:
+                await self.waiter
+                return await super().current(prefix, start, limit)
+
+        metadata = self.store.metadata = Waiting()
+        self.store.keep("a", b"abc")
+        client = self.connect()
+        client.send(request_bytes("GET", "/objects/"))
+        metadata.waiter.callback((1, 2, 3))
+        (answer,) = client.answers()
+        self.assertEqual((answer.status, json.loads(answer.body)["Name"]), (200, "a"))
 
     def test_parameters(self) -> None:
         """Prefix, after, limit and delimiter."""

@@ -42,9 +42,20 @@ async def stream(request: Request, pages: AsyncIterator[Sequence[Any]]) -> None:
     An error before the first page is raised before the answer has begun.
     """
     async with aclosing(pages):  # type: ignore[type-var]
-        page = await anext(pages, None)
+        page = await _next(pages)
         sink = request.begin(200, [CONTENT_TYPE], None)
         while page is not None and request.method != b"HEAD":
             await sink.write([b"".join(map(line, page))])
-            page = await anext(pages, None)
+            page = await _next(pages)
     request.finish()
+
+
+async def _next(pages: AsyncIterator[Sequence[Any]]) -> Sequence[Any] | None:
+    """The next page, or None.
+
+    ``anext(pages, None)`` would fail where a page waits for a Deferred whose result is a tuple:
+    CPython (seen in 3.11.7) takes the tuple for the arguments of ``send()``.
+    """
+    async for page in pages:
+        return page
+    return None
