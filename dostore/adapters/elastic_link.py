@@ -86,6 +86,8 @@ def open_link(
     pool.maxPersistentPerHost = limits.connections
     # What is to be tried again is decided here.
     pool.retryAutomatically = False
+    # Else each connection is two lines in the log.
+    pool._factory.noisy = False
     agent = Agent(reactor, connectTimeout=limits.connect_timeout_s, pool=pool)
     return ElasticLink(HTTPClient(_Plain(agent)), addresses, reactor, limits, pool)
 
