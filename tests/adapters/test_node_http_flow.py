@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from dostore.adapters import node_http
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
@@ -155,6 +156,18 @@ class FlowTests(DataServerCase):
                 await deferLater(the_reactor, 0)
         self.files.lift_all()
         await writer.abort()
+        self.assertEqual(self.server.names("temp"), [])
+
+    async def test_a_put_that_is_large(self) -> None:
+        """A shard too large for one request is put all the same, or leaves nothing."""
+        self.patch(node_http, "MAX_PUT_BYTES", 50_000)
+        what = sample(100 * SCHEME.stripe_size - 1)
+        await self.node.put(what.content, 1, what.shards[1])
+        reader = await self.node.open(what.content.hash, 1)
+        self.assertEqual(await reader.read(0, 100), what.plain(1))
+        await reader.close()
+        with self.assertRaises(Conflict):
+            await self.node.put(what.content, 2, what.shards[2])
         self.assertEqual(self.server.names("temp"), [])
 
     async def test_another_shard_is_here(self) -> None:

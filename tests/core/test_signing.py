@@ -49,7 +49,7 @@ class SignatureTests(SyncTestCase):
     def refuse(self, authorization: bytes | None, what: Signable = WHAT, now: float = NOW) -> str:
         """The sentence by which a fresh verifier refuses."""
         error = self.assertRaises(Unauthorized, Verifier(SECRET).check, what, authorization, now)
-        return error.detail
+        return str(error)
 
     def test_the_form(self) -> None:
         """The field is what the documentation says, so that others can make it too."""
