@@ -22,6 +22,7 @@ LAYERS = (
     "fanout",
     "streams",
     "background",
+    "loglines",
     "service",
     "adapters",
     "web",

@@ -58,6 +58,7 @@ class MetadataLog:
         self._open: dict[LogDrive, int] = {}
         self._seed = 0
         self._append: _Append | None = None
+        self._told = ""
 
     @property
     def members(self) -> Collection[LogDrive]:
@@ -127,12 +128,12 @@ class MetadataLog:
                     drive.took(header)
                 else:
                     drive.close_when_done(futures[drive])
-        log.info(
-            "The metadata log goes on with segment {term} from record {seq} on {drives}.",
-            term=self.term,
-            seq=self.next_seq,
-            drives=[drive.place.address for drive in self._open],
-        )
+        if self._open:
+            # Told when it changes: a database that takes no writes makes a segment for each try.
+            kept = ", ".join(drive.place.address for drive in self._open)
+            if kept != self._told:
+                self._told = kept
+                log.info("The metadata log is kept on {kept}.", kept=kept)
 
     def look(self, drives: Iterable[LogDrive], sweep: bool = False) -> None:
         """Find out what is on drives, so that no term of theirs is used again."""

@@ -32,6 +32,7 @@ from dostore.adapters.threads import IWorkers
 from dostore.core.logrecord import encode_version, join_versions
 from dostore.core.model import Draft, Version
 from dostore.errors import DostoreError, MetadataUnavailable, TooLarge
+from dostore.loglines import Standing
 from dostore.ports import Check
 
 T = TypeVar("T")
@@ -133,6 +134,10 @@ class MetadataWriter:
         self._heal_now = False
         self._rebuilt_s = float("-inf")
         self._snapshot_failed = False
+        self._unwritable = Standing(log.error, log.info, "The metadata is written again.")
+        self._unreadable = Standing(log.error, log.info, "The metadata is read again.")
+        self._careless = Standing(log.error, log.info, "The metadata log is cared for again.")
+        self._unsaved = Standing(log.error, log.info, "Snapshots of the metadata are taken again.")
 
     # Reads, on any thread
 
@@ -150,11 +155,12 @@ class MetadataWriter:
         except sqlite3.Error as error:
             if database is not None:
                 database.close()
-            log.failure("The metadata database cannot be read.")
+            self._unreadable.tell(f"The metadata database {self._path} cannot be read: {error}.")
             if self._must_be_rebuilt(error):
                 raise DatabaseDamaged(generation, "The metadata is being rebuilt.") from error
             raise unavailable(error) from error
         self._readers.put((generation, database))
+        self._unreadable.end()
         return result
 
     def _must_be_rebuilt(self, error: sqlite3.Error) -> bool:
@@ -260,19 +266,26 @@ class MetadataWriter:
         generation = self._generation
         try:
             try:
-                return self._commit(additions)
+                outcomes = self._commit(additions)
             except sqlite3.Error as error:
                 if not self._must_be_rebuilt(error):
                     raise
-                log.failure("The metadata database is damaged.")
+                log.error(
+                    "The metadata database {path} is damaged: {error}.",
+                    path=self._path,
+                    error=error,
+                )
                 self.rebuild(generation)
-                return self._commit(additions)
+                outcomes = self._commit(additions)
         except (sqlite3.Error, OSError) as error:
-            log.failure("A batch of metadata could not be committed.")
+            # In the same words each time, for a client tries it again and again.
+            self._unwritable.tell(f"The metadata database {self._path} takes no writes: {error}.")
             return [unavailable(error)] * len(additions)
         except MetadataUnavailable as error:
-            log.error("A batch of metadata could not be logged: {detail}", detail=error.detail)
+            self._unwritable.tell(f"The metadata cannot be logged: {error.detail}")
             return [error] * len(additions)
+        self._unwritable.end()
+        return outcomes
 
     def _commit(self, additions: Sequence[Addition]) -> list[Version | DostoreError]:
         database = self._writable()
@@ -372,8 +385,10 @@ class MetadataWriter:
                 self._snapshot_wanted = True
             if self._snapshot_due() and self._log.members:
                 self._start_snapshot()
-        except (DostoreError, sqlite3.Error, OSError):
-            log.failure("The metadata log could not be cared for.")
+        except (DostoreError, sqlite3.Error, OSError) as error:
+            self._careless.tell(f"The metadata log could not be cared for: {error}")
+        else:
+            self._careless.end()
 
     def _start_snapshot(self) -> None:
         stop = threading.Event()
@@ -401,7 +416,7 @@ class MetadataWriter:
         except SnapshotStopped:
             log.info("A snapshot of the metadata was stopped.")
         except (sqlite3.Error, OSError) as error:
-            log.failure("A snapshot of the metadata could not be taken.")
+            self._unsaved.tell(f"A snapshot of the metadata could not be taken: {error}.")
             if isinstance(error, sqlite3.Error) and self._must_be_rebuilt(error):
                 self._writer.submit(self.rebuild, generation)
         self._writer.submit(self._end_snapshot, snapshot, taken)
@@ -420,6 +435,7 @@ class MetadataWriter:
         for drive, lapse in taken.lapses.items():
             set_aside(drive, lapse)
             self._heal_now = True
+        self._unsaved.end()
         self._log.drop_failed()
         members = self._log.members
         for drive in members:

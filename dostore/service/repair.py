@@ -17,6 +17,7 @@ from dostore.core.placement import homes_of_missing
 from dostore.core.stripes import Block
 from dostore.errors import BadShard, ContentLost, DostoreError
 from dostore.fanout import gather
+from dostore.loglines import Rationed
 from dostore.ports import ICluster, IShardNode, IShardWriter, IWorkers
 from dostore.service.leases import Leases
 from dostore.service.reading import BATCH_BYTES
@@ -43,8 +44,8 @@ ROOM_LEFT_BYTES = 16 << 20
 #: How often is looked whether nodes have more room, while contents wait for some.
 ROOM_INTERVAL_S = 10.0
 
-#: How many contents are remembered for which there was no node.
-_WAITING = 10_000
+#: How many contents are remembered for which there was no node, and how many that are lost.
+_REMEMBERED = 10_000
 
 
 class Repairer:
@@ -81,6 +82,9 @@ class Repairer:
         self._room: dict[str, int] = {}
         self._watching_room = False
         self._running = 0
+        self._repaired = Rationed(_log.info, "{count} more contents were repaired", clock)
+        self._unrepaired = Rationed(_log.warn, "{count} more contents are not repaired", clock)
+        self._lost: dict[ContentHash, None] = {}
         self._glances: dict[ContentHash, tuple[Content, set[int]]] = {}
         self._healing = False
         self._heal_again = False
@@ -229,7 +233,7 @@ class Repairer:
                     await self.repair(content_hash)
                 except DostoreError as error:
                     self._stats.failed_repairs += 1
-                    _log.warn("{hash} is not repaired: {error}", hash=content_hash, error=error)
+                    self._tell_failure(content_hash, error)
                 finally:
                     self._queued.discard(content_hash)
                 if content_hash in self._again:
@@ -237,6 +241,16 @@ class Repairer:
                     self.notice(content_hash)
         finally:
             self._running -= 1
+            if not self._running:
+                self._repaired.tell_rest()
+
+    def _tell_failure(self, content_hash: ContentHash, error: DostoreError) -> None:
+        if isinstance(error, ContentLost):
+            # Once, and not again whenever somebody asks for it.
+            if content_hash in self._lost:
+                return
+            _remember(self._lost, content_hash)
+        self._unrepaired.tell("{hash} is not repaired: {error}", hash=content_hash, error=error)
 
     async def repair(self, content_hash: ContentHash) -> int:
         """Make the shards of a content that are missing, as far as there are nodes for them.
@@ -267,7 +281,8 @@ class Repairer:
             if await self._make(content, targets):
                 await self._verify(content, targets)
                 self._stats.repaired_shards += len(targets)
-                _log.info(
+                self._lost.pop(content_hash, None)
+                self._repaired.tell(
                     "{hash}: shards {indexes} made again and verified",
                     hash=content_hash,
                     indexes=sorted(targets),
@@ -279,9 +294,7 @@ class Repairer:
 
     def _wait_for_node(self, content_hash: ContentHash) -> None:
         """There is no node for what is missing: try no more before one comes."""
-        self._waiting[content_hash] = None
-        if len(self._waiting) > _WAITING:
-            del self._waiting[next(iter(self._waiting))]
+        _remember(self._waiting, content_hash)
         if not self._watching_room:
             self._room = self._free_bytes()
             self._watch_room()
@@ -374,6 +387,13 @@ async def _info(node: IShardNode, content_hash: ContentHash, index: int) -> Shar
     info: ShardInfo = reader.info
     await reader.close()
     return info
+
+
+def _remember(contents: dict[ContentHash, None], content_hash: ContentHash) -> None:
+    """Add a content to those remembered, and forget the oldest when they are too many."""
+    contents[content_hash] = None
+    if len(contents) > _REMEMBERED:
+        del contents[next(iter(contents))]
 
 
 def _column(stripes: Sequence[Mapping[int, Block]], index: int) -> list[Block]:

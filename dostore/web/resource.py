@@ -13,6 +13,7 @@ from dostore.errors import (
     ClientGone,
     DostoreError,
     MethodNotAllowed,
+    NoSpace,
     NotFound,
     RangeNotSatisfiable,
 )
@@ -84,7 +85,8 @@ def _not_allowed(resource: Resource) -> MethodNotAllowed:
 
 def answer_error(request: Request, error: DostoreError) -> None:
     """Tell the client; or, when an answer has begun, cut it short."""
-    if error.status >= 500 and not error.retryable:
+    # That drives are full is told when they fill up, and not again by each who finds them so.
+    if error.status >= 500 and not (error.retryable or isinstance(error, NoSpace)):
         _log.error(
             "{method} on {route}: {title}: {detail}",
             method=request.method.decode("ascii"),

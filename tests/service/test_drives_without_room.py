@@ -58,7 +58,7 @@ class DrivesWithoutRoomTests(MachineCase):
         machine.files.calls.clear()
         await machine.pass_time(3 * ROOM_INTERVAL_S)
         await machine.settle()
-        temp = str(machine.folders[2] / "temp")
+        temp = str(machine.folders[2] / "temp") + "/"
         self.assertEqual([path for _, path in machine.files.calls if path.startswith(temp)], [])
         room.clear()
         await machine.pass_time(ROOM_INTERVAL_S + 3.0)

@@ -130,9 +130,16 @@ class RepairTests(WritingCase):
         files = machine.shard_files()
         for index in (0, 1, 2):
             files[index].unlink()
-        with self.assertRaises(ContentLost):
-            await machine.get("name")
-        await machine.settle()
+        lines = self.logged()
+        for _ in range(3):
+            with self.assertRaises(ContentLost):
+                await machine.get("name")
+            await machine.settle()
+        # Told once, however often it is asked for.
+        self.assertEqual(
+            lines,
+            [f"{version.contents[0].hash} is not repaired: 3 of 6 shards are there; 4 are needed."],
+        )
         self.assertEqual(machine.store.stats.repaired_shards, 0)
         self.assertGreater(machine.store.stats.lost_contents, 0)
         self.assertEqual(sorted(machine.shard_files(version.contents[0].hash)), [3, 4, 5])
