@@ -113,8 +113,11 @@ class ElasticAccess:
         may have been done, or may be yet.
         """
         written = await self._bulk.ask(group)
-        if any(action.status == 404 for action in written):
+        if any(action.status == 404 or action.seq_no == 0 for action in written):
+            # The first write of an index. Was it just made, by this very write, in the place of
+            # one that somebody removed?
             self._index.suspect()
+            await self._index.ready()
         return written
 
     async def read(self, keys: Sequence[DocumentKey]) -> list[Found | None]:

@@ -94,8 +94,6 @@ class ElasticIndex:
             info = await self._find()
             if info is None:
                 raise MetadataUnavailable("The metadata index is removed as soon as it is made.")
-        if self._info is not None and self._info.uuid != info.uuid:
-            raise self._replaced()
         self._info = info
         self._checked_at = failures
         return info
@@ -138,6 +136,8 @@ class ElasticIndex:
             uuid, made_ms = str(index["uuid"]), int(index["creation_date"])
         except (KeyError, TypeError, ValueError):
             raise Refused("Elasticsearch does not tell when the index was made.") from None
+        if self._info is not None and self._info.uuid != uuid:
+            raise self._replaced()
         self._check_settings(index, mappings)
         fields = _part(mappings, "properties")
         missing = self._check_fields(fields)
