@@ -112,6 +112,25 @@ class BrokerCase(AsyncTestCase):
         """Begin to locate."""
         return Deferred.fromCoroutine(cluster.locate(content_hash))
 
+    def asked(self) -> int:
+        """How many times nodes were asked directly."""
+        return sum(node.asked for node in self.nodes.values())
+
+    async def locates_by_broker(
+        self, cluster: AmqpCluster, content_hash: ContentHash, places: object
+    ) -> None:
+        """A locate finds ``places``, and soon one that needs the broker only.
+
+        A node that has other messages to get through first may be asked directly before.
+        """
+        deadline = CLOCK.seconds() + 20
+        while CLOCK.seconds() < deadline:
+            asked = self.asked()
+            self.assertEqual(await cluster.locate(content_hash), places)
+            if self.asked() == asked:
+                return
+        self.fail("no node answers over the broker")
+
     async def wire(self, url: str = "") -> WireClient:
         """Somebody else on the broker; its methods block, see :meth:`blocking`."""
         made = await self.blocking(WireClient.connect, url or self.url)
