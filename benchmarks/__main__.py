@@ -16,7 +16,7 @@ from benchmarks.references import REFERENCES, Scale
 from benchmarks.report import Measured, as_json, table
 from benchmarks.rows import Bench, Row, rows
 
-FULL = Scale(large_mib=256, small_count=20_000, synced_count=4000, names=20_000)
+FULL = Scale(large_mib=256, small_count=8000, synced_count=2000, names=20_000)
 QUICK = Scale(large_mib=64, small_count=2000, synced_count=400, names=2000)
 
 JSON_PATH = Path(".cache/benchmarks.json")
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     """Run what was asked for and print it."""
     options = _options().parse_args(arguments)
     scale = QUICK if options.quick else FULL
-    runs = options.runs or (1 if options.quick else 5)
+    runs = options.runs or (1 if options.quick else 3)
     every = rows(scale)
     chosen = {key: every[key] for key in options.rows or every}
     folder = Path(tempfile.mkdtemp(prefix="dostore-bench-", dir=options.folder))

@@ -136,7 +136,7 @@ def _write_small(folder: Path, scale: Scale, *, sync: bool, count: int) -> float
 
 
 def _small_files(folder: Path, scale: Scale) -> float:
-    return _write_small(folder, scale, sync=False, count=scale.small_count)
+    return _write_small(folder, scale, sync=False, count=scale.small_count // 4)
 
 
 def _small_files_synced(folder: Path, scale: Scale) -> float:
