@@ -35,7 +35,8 @@ class Announcer:
 
     It is made before ``bus`` connects, and lives as long.
 
-    :param describe: the heartbeat of this moment, always of one address; it must not block.
+    :param describe: the heartbeat of this moment, always of one address; it must not block. While it
+        raises NodeUnavailable there is none, so that others soon take the server for away.
     :param held: the shards here of a content; it must not block. While it raises NodeUnavailable,
         locates are not answered: who asks then asks directly.
     """
@@ -88,7 +89,11 @@ class Announcer:
         self._publish()
 
     def _publish(self) -> None:
-        heartbeat = self._describe()
+        try:
+            heartbeat = self._describe()
+        except NodeUnavailable as error:
+            _log.debug("There is no heartbeat: {error}", error=error)
+            return
         if self._bus.publish(API_SERVERS, heartbeat.body(), headers=heartbeat.headers()):
             self._last = self._clock.seconds()
 

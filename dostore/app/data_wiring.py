@@ -93,6 +93,7 @@ class DataServer:
         self._temp = TempShards(self._drive.node, time.time)
         self._free_bytes: int | None = None
         self._told: tuple[DriveState, bool] | None = None
+        self._serving = False
         broker = config.broker
         endpoint = HostnameEndpoint(reactor, broker.host, broker.port, timeout=_BROKER_CONNECT_S)
         self._link = AmqpLink(broker, endpoint, reactor, name=f"dostore-data {config.address}")
@@ -103,7 +104,7 @@ class DataServer:
         config = self._config
         await self._drives.start()
         await self._measure()
-        await self._temp.sweep()
+        await self._sweep()
         if not config.shard_sync:
             _log.warn("Shards are not synced: a power cut loses objects that were acknowledged")
         if config.secret is None:
@@ -133,6 +134,7 @@ class DataServer:
 
     def serving(self) -> None:
         """Requests are answered: tell the others."""
+        self._serving = True
         self._link.start()
         self._announcer.start()
         for name, interval_s, step in (
@@ -145,6 +147,9 @@ class DataServer:
     # What is told of the drive
 
     def _describe(self) -> Heartbeat:
+        """The heartbeat of now. Of a drive that cannot be read there is none."""
+        if self._serving:
+            self._drive.node.require(DriveState.LIVE, DriveState.READ_ONLY)
         writable = self._drive.node.state is DriveState.LIVE
         return Heartbeat(self._config.address, self._config.zone, self._free_bytes, writable)
 
