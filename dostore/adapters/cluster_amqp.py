@@ -220,6 +220,10 @@ class AmqpCluster:
         """See ICluster."""
         self._joined.append(joined)
 
+    def doubt(self, address: str) -> None:
+        """A node did not answer in time: it is not live, unless a heartbeat came lately."""
+        self._membership.doubt(address)
+
     def suspect(self, address: str) -> None:
         """A node did not take a connection: it is not live until its next heartbeat."""
         self._membership.suspect(address)

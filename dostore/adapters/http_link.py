@@ -201,7 +201,9 @@ class HttpLink:
     :param address: host and port, as the server itself tells them.
     :param signer: signs each request; None: nothing is signed.
     :param now: the time of day in seconds since the epoch, for signatures.
-    :param on_trouble: told the address when the server cannot be reached or breaks off.
+    :param on_trouble: told the address when the server breaks off or does not answer in time, which
+        one that is only busy does too.
+    :param on_refused: told it when the server takes no connection.
     """
 
     def __init__(
@@ -213,6 +215,7 @@ class HttpLink:
         clock: IReactorTime,
         now: Callable[[], float],
         on_trouble: Callable[[str], None] = lambda _: None,
+        on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.address = address
         self.clock = clock
@@ -220,6 +223,7 @@ class HttpLink:
         self._signer = signer
         self._now = now
         self._on_trouble = on_trouble
+        self._on_refused = on_refused
         self._host = address.encode("ascii")
         self._streams = 0
 
@@ -302,7 +306,7 @@ class HttpLink:
         return Upload(body, responding, self.clock, self._end_stream)
 
     def trouble(self) -> None:
-        """The server cannot be reached, breaks off or hangs."""
+        """The server breaks off or hangs."""
         self._on_trouble(self.address)
 
     def _open_stream(self) -> None:
@@ -344,7 +348,10 @@ class HttpLink:
         except (ConnectingCancelledError, *_FOREIGN) as error:
             if _was_cancelled(error):
                 raise CancelledError() from error
-            self.trouble()
+            if isinstance(error, (ConnectError, DNSLookupError)):
+                self._on_refused(self.address)
+            else:
+                self.trouble()
             text = f"{self.address} cannot be reached: {_reason(error)}."
             if isinstance(error, (ResponseNeverReceived, RequestTransmissionFailed)):
                 raise Broken(text) from error

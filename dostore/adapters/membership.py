@@ -23,6 +23,9 @@ KNOWN_S = 3600.0
 #: Suspicion ends by itself after so long, when no heartbeat can come to end it.
 SUSPECT_S = 10.0
 
+#: One that does not answer in time is only busy when its last heartbeat is not older than this.
+LATE_S = 6.5
+
 #: More nodes are not taken for true.
 MAX_NODES = 1000
 
@@ -100,6 +103,15 @@ class Membership:
             _log.info("{address} is there", address=peer.address)
         if not was_live or (heartbeat.writable and not was_writable):
             self._joined(peer.address)
+
+    def doubt(self, address: str) -> None:
+        """A node did not answer in time: it is suspected, unless its last heartbeat is fresh.
+
+        To leave out one that is busy would have the others do its work, until they are out too.
+        """
+        peer = self._peers.get(address)
+        if peer is not None and self._clock.seconds() - peer.heard_at > LATE_S:
+            self.suspect(address)
 
     def suspect(self, address: str) -> None:
         """A node did not take a connection: it is not live until it is heard again."""

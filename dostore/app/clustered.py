@@ -91,9 +91,14 @@ class Clustered:
             signer=self._signer,
             clock=self._reactor,
             now=time.time,
-            on_trouble=self._suspect,
+            on_trouble=self._doubt,
+            on_refused=self._suspect,
         )
         return HttpNode(link)
+
+    def _doubt(self, address: str) -> None:
+        if self._cluster is not None:
+            self._cluster.doubt(address)
 
     def _suspect(self, address: str) -> None:
         if self._cluster is not None:

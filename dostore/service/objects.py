@@ -83,7 +83,8 @@ class ObjectStore:
         leases = Leases()
         self.repairer = Repairer(
             cluster,
-            scheme.shards,
+            metadata,
+            scheme,
             workers=workers,
             clock=clock,
             stats=self.stats,

@@ -14,11 +14,16 @@ from dostore.background import Background
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash
 from dostore.core.placement import homes_of_missing
+from dostore.core.scheme import Scheme
 from dostore.core.stripes import Block
-from dostore.errors import BadShard, ContentLost, DostoreError
+from dostore.errors import BadShard, ContentLost, DostoreError, MetadataUnavailable, Unavailable
 from dostore.fanout import gather
+<<<<<<< HEAD
 from dostore.loglines import Rationed
 from dostore.ports import ICluster, IShardNode, IShardWriter, IWorkers
+=======
+from dostore.ports import ICluster, IMetadataStore, IShardNode, IShardWriter, IWorkers
+>>>>>>> c37ba1d (wip)
 from dostore.service.leases import Leases
 from dostore.service.reading import BATCH_BYTES
 from dostore.service.shardset import ShardSet
@@ -53,14 +58,15 @@ class Repairer:
 
     What is noticed while a drive is away waits for :meth:`heal`, which finds it by itself.
 
-    :param shards: k + m of the contents that are written now.
+    :param scheme: how the contents that are written now are cut.
     :param workers: threads for decoding.
     """
 
     def __init__(
         self,
         cluster: ICluster,
-        shards: int,
+        metadata: IMetadataStore,
+        scheme: Scheme,
         *,
         workers: IWorkers,
         clock: IReactorTime,
@@ -69,8 +75,9 @@ class Repairer:
         background: Background,
     ) -> None:
         self._cluster = cluster
+        self._metadata = metadata
         self._leases = leases
-        self._shards = shards
+        self._scheme = scheme
         self._workers = workers
         self._clock = clock
         self._stats = stats
@@ -159,17 +166,21 @@ class Repairer:
         try:
             while True:
                 self._heal_again = False
+                began = self._clock.seconds()
                 for page in range(256):
                     await self._heal_page(page)
                     # A page may hold thousands: let others have a turn.
                     await deferLater(self._clock, 0)
                 if not self._heal_again:
                     return
+                # Nodes that come and go all the time must not have it look all the time.
+                await deferLater(self._clock, self._clock.seconds() - began)
         finally:
             self._healing = False
 
     async def _heal_page(self, page: int) -> None:
-        members = [m for m in self._cluster.members() if m.live]
+        known = self._cluster.members()
+        members = [m for m in known if m.live]
         outcomes = await gather([m.node.inventory(page) for m in members])
         found: dict[ContentHash, set[int]] = {}
         takers: dict[ContentHash, int] = {}
@@ -180,11 +191,28 @@ class Repairer:
                     found.setdefault(content_hash, set()).update(indexes)
                     # A node that has a shard of a content takes no other of it.
                     takers[content_hash] = takers.get(content_hash, writable) - member.writable
+        too_few: list[ContentHash] = []
         for content_hash, indexes in found.items():
-            missing = len(indexes) < self._shards and takers[content_hash] > 0
+            missing = len(indexes) < self._scheme.shards and takers[content_hash] > 0
             # The shards of a content that is being written are not missing, only not there yet.
-            if missing and not self._leases.held(content_hash):
+            if not missing or self._leases.held(content_hash):
+                continue
+            if len(indexes) < self._scheme.k:
+                too_few.append(content_hash)
+            else:
                 self.notice(content_hash)
+        if len(members) == len(known) and all(outcome.ok for outcome in outcomes):
+            await self._notice_lost(too_few)
+
+    async def _notice_lost(self, too_few: Sequence[ContentHash]) -> None:
+        """Tell of contents that have too few shards, unless they are what failed writes left."""
+        try:
+            lost = await self._metadata.referenced(too_few) if too_few else set()
+        except MetadataUnavailable as error:
+            _log.info("What is lost is not known now: {error}", error=error)
+            return
+        for content_hash in lost:
+            self.notice(content_hash)
 
     # Finding what is there
 
@@ -266,6 +294,9 @@ class Repairer:
             if content is None:
                 raise ContentLost("No shard is left.", found=0, needed=1)
             if len(sound) < content.scheme.k:
+                away = sum(1 for member in self._cluster.members() if not member.live)
+                if len(sound) + away >= content.scheme.k:
+                    raise Unavailable(f"{away} nodes are away, and too few shards are elsewhere.")
                 self._stats.lost_contents += 1
                 raise ContentLost(
                     f"{len(sound)} of {content.scheme.shards} shards are there; "

@@ -16,7 +16,7 @@ from dostore.adapters.cluster_amqp import (
     MAX_REMEMBERED,
     AmqpCluster,
 )
-from dostore.adapters.membership import KNOWN_S, LIVE_S, MAX_NODES, SUSPECT_S
+from dostore.adapters.membership import KNOWN_S, LATE_S, LIVE_S, MAX_NODES, SUSPECT_S
 from dostore.core.messages import (
     API_SERVERS,
     ASK,
@@ -226,6 +226,19 @@ class MembershipTests(ClusterCase):
         self.pass_time(HEARTBEAT_S)
         self.assertEqual(self.live(), SIX)
         self.assertEqual(told, [SIX[3]])
+
+    def test_doubt(self) -> None:
+        """A node that does not answer in time is busy as long as it is heard, and away when not."""
+        self.start(*SIX)
+        self.cluster.doubt(SIX[3])
+        self.cluster.doubt("10.29.1.99:1")
+        self.assertEqual(self.live(), SIX)
+        self.stop(SIX[3])
+        self.pass_time(LATE_S + 0.5)
+        self.cluster.doubt(SIX[2])
+        self.assertEqual(self.live(), SIX)
+        self.cluster.doubt(SIX[3])
+        self.assertEqual(self.live(), SIX[:3] + SIX[4:])
 
     def test_suspicion_without_a_broker(self) -> None:
         """When no heartbeat can come, a suspected node is tried again after a while."""

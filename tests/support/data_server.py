@@ -154,5 +154,6 @@ class DataServerCase(AsyncTestCase):
             clock=clock or the_reactor,
             now=now,
             on_trouble=self.troubles.append,
+            on_refused=self.troubles.append,
         )
         return HttpNode(link)
