@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from dostore.adapters import http_link
-from dostore.adapters.http_link import ANSWER_TIMEOUT_S, MAX_HEAD_BYTES, QUICK_TIMEOUT_S
+from dostore.adapters.http_link import ANSWER_TIMEOUT_S, QUICK_TIMEOUT_S
+from dostore.adapters.http_pool import MAX_HEAD_BYTES
 from dostore.adapters.node_http import HttpNode, framed_size
 from dostore.core.datafields import block_lengths, frame
 from dostore.errors import (
