@@ -18,12 +18,8 @@ from dostore.core.scheme import Scheme
 from dostore.core.stripes import Block
 from dostore.errors import BadShard, ContentLost, DostoreError, MetadataUnavailable, Unavailable
 from dostore.fanout import gather
-<<<<<<< HEAD
 from dostore.loglines import Rationed
-from dostore.ports import ICluster, IShardNode, IShardWriter, IWorkers
-=======
 from dostore.ports import ICluster, IMetadataStore, IShardNode, IShardWriter, IWorkers
->>>>>>> c37ba1d (wip)
 from dostore.service.leases import Leases
 from dostore.service.reading import BATCH_BYTES
 from dostore.service.shardset import ShardSet
