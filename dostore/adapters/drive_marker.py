@@ -140,6 +140,8 @@ class Found(Enum):
     EMPTY = "is empty"
     GONE = "is gone"
     STRANGE = "holds other files"
+    #: What a drive has, shards among it, but for the marker: somebody removed more than was meant.
+    UNMARKED = "has lost its marker"
     #: Not by itself: only who has made its folders knows that some are not there any more.
     INCOMPLETE = "lacks folders"
 
@@ -161,11 +163,12 @@ def look(folder: str, files: Files) -> Marker | Found:
     if not files.is_folder(folder):
         return Found.GONE
     names = set(files.list(folder)) - _NOTHING
-    for name in names & _FOLDERS:
-        path = os.path.join(folder, name)
-        if not files.is_folder(path) or files.list(path):
-            return Found.STRANGE
-    return Found.STRANGE if names - _FOLDERS else Found.EMPTY
+    if names - _FOLDERS:
+        return Found.STRANGE
+    paths = [os.path.join(folder, name) for name in names]
+    if not all(files.is_folder(path) for path in paths):
+        return Found.STRANGE
+    return Found.UNMARKED if any(files.list(path) for path in paths) else Found.EMPTY
 
 
 def require_ours(

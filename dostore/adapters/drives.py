@@ -231,6 +231,14 @@ class DriveSet:
         A drive keeps the number that its marker says, wherever it is mounted now.
         """
         markers = [(drive, what) for drive, what in found if isinstance(what, Marker)]
+        for drive, what in found:
+            # Beside drives of a store it is one of them, for whatever shards are in it tell what
+            # they are. Alone it might be anybody's.
+            if what is Found.UNMARKED and not markers:
+                raise ConfigError(
+                    f"{drive.folder} {what.value}, and so has every other drive. Restore one of "
+                    f"the files {drive_marker.FILE_NAME}, or give dostore empty folders."
+                )
         self.store_id = markers[0][1].store if markers else str(uuid.uuid4())
         taken: dict[int, str] = {}
         for drive, marker in markers:
@@ -269,7 +277,7 @@ class DriveSet:
         """Runs on a worker thread. How many temporary files were removed."""
         drive.lock_fd = drive_marker.lock(drive.folder, self._files)
         # First: without it, folders that a crash here leaves would be taken for somebody's files.
-        if what is Found.EMPTY:
+        if what is Found.EMPTY or what is Found.UNMARKED:
             marker = Marker.made(self.store_id, drive.number, self._scheme)
             drive_marker.write(drive.folder, marker, self._files)
         drive.store.prepare()

@@ -108,7 +108,7 @@ class LookTests(SyncTestCase):
             (self.folder / name).mkdir()
             self.assertIs(self.look(), Found.EMPTY)
         (self.folder / "objects" / "file").write_bytes(b"")
-        self.assertIs(self.look(), Found.STRANGE)
+        self.assertIs(self.look(), Found.UNMARKED)
         (self.folder / "objects" / "file").unlink()
         (self.folder / "temp").rmdir()
         (self.folder / "temp").write_bytes(b"")

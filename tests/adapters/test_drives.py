@@ -108,6 +108,30 @@ class StartTests(MachineCase):
         await machine.pass_time(LOOK_S)
         self.assertTrue(all(member.live for member in drives.members()))
 
+    async def test_lost_marker(self) -> None:
+        """A drive that lacks nothing but its marker is taken back with the shards that it has."""
+        machine = self.new_machine()
+        drives = await machine.start_drives()
+        await drives.drives[2].node.put(sample(5000).content, 1, sample(5000).shards[1])
+        await machine.stop()
+        marker = machine.folders[2] / "dostore.json"
+        before = marker.read_bytes()
+        marker.unlink()
+        drives = await machine.start_drives()
+        self.assertEqual(machine.states(), [LIVE] * 6)
+        self.assertEqual(marker.read_bytes(), before)
+        self.assertEqual(list(await drives.drives[2].node.holds(sample(5000).content.hash)), [1])
+
+    async def test_no_marker_left(self) -> None:
+        """Folders with shards but without any marker are not taken for a new store."""
+        machine = self.new_machine()
+        drives = await machine.start_drives()
+        await drives.drives[2].node.put(sample(5000).content, 1, sample(5000).shards[1])
+        await machine.stop()
+        for folder in machine.folders:
+            (folder / "dostore.json").unlink()
+        await self.assert_refused(machine, "lost its marker")
+
     async def test_foreign(self) -> None:
         """A drive of another store is refused."""
         one, other = self.new_machine(), self.new_machine()
