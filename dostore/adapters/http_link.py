@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from attrs import field, frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -30,6 +30,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 
 from dostore.adapters.http_body import AnswerBody, Broken, StreamedBody, WholeBody
+from dostore.adapters.http_pool import IDLE_CONNECTIONS
 from dostore.adapters.http_pool import HttpPool as HttpPool
 from dostore.core.signing import NONCE_BYTES, Signable, Signer
 from dostore.errors import NodeUnavailable
@@ -41,6 +42,9 @@ QUICK_TIMEOUT_S = 2.0
 
 #: Bytes of the body of an answer that is an error.
 MAX_ERROR_BYTES = 4096
+
+#: Requests to one server at the same time, streams not counted; more wait their turn.
+MAX_REQUESTS = IDLE_CONNECTIONS
 
 #: Bodies that may be on their way to or from one server, over one link.
 MAX_STREAMS = 1024
@@ -112,6 +116,7 @@ class HttpLink:
         self._on_trouble = on_trouble
         self._on_refused = on_refused
         self._host = address.encode("ascii")
+        self._turns = DeferredSemaphore(MAX_REQUESTS)
         self._streams = 0
 
     async def ask(
@@ -148,12 +153,16 @@ class HttpLink:
             return Answer(response.code, response.headers, data)
 
         async def attempts() -> Answer:
+            # More at the same time would each make a connection, and not be served any sooner.
+            await self._turns.acquire()
             try:
                 return await attempt(self._pool.agent)
             except Broken:
                 if not again:
                     raise
                 return await attempt(self._pool.fresh)
+            finally:
+                self._turns.release()
 
         return await self._in_time(attempts(), timeout_s)
 

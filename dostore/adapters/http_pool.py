@@ -21,7 +21,7 @@ CONNECT_TIMEOUT_S = 2.0
 MAX_HEAD_BYTES = 16 * 1024
 
 #: Idle connections to one server. They are closed before that server closes them.
-_IDLE_CONNECTIONS = 32
+IDLE_CONNECTIONS = 64
 _IDLE_S = 30.0
 
 
@@ -111,7 +111,7 @@ class HttpPool:
 
     def __init__(self, reactor: Any) -> None:
         self._pool = HTTPConnectionPool(reactor)
-        self._pool.maxPersistentPerHost = _IDLE_CONNECTIONS
+        self._pool.maxPersistentPerHost = IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = _IDLE_S  # type: ignore[assignment]
         # A request is signed anew for each try, so trying again is not the pool's affair.
         self._pool.retryAutomatically = False

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from dostore.adapters import http_link
-from dostore.adapters.http_link import ANSWER_TIMEOUT_S, QUICK_TIMEOUT_S
+from dostore.adapters.http_link import ANSWER_TIMEOUT_S, MAX_REQUESTS, QUICK_TIMEOUT_S
 from dostore.adapters.http_pool import MAX_HEAD_BYTES
 from dostore.adapters.node_http import HttpNode, framed_size
 from dostore.core.datafields import block_lengths, frame
@@ -345,6 +345,22 @@ class SilenceTests(LiarCase):
             self.assertEqual(len(self.liar.heads), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.troubles, [])
+
+    async def test_turns(self) -> None:
+        """Only so many requests are under way at the same time; who waits has a deadline too."""
+        node = self.lie(lambda transport, head: None)
+        call = partial(node.link.ask, b"GET", b"/x")
+        waiting = [Deferred.fromCoroutine(call()) for _ in range(MAX_REQUESTS + 20)]
+        await self.turn(lambda: len(self.liar.heads) == MAX_REQUESTS)
+        for _ in range(20):
+            await deferLater(the_reactor, 0.001)
+        self.assertEqual(len(self.liar.open), MAX_REQUESTS)
+        self.clock.advance(ANSWER_TIMEOUT_S + 0.1)
+        for each in waiting:
+            self.failureResultOf(each, NodeUnavailable)
+        await self.liar.all_gone()
+        self.assertEqual(len(self.liar.heads), MAX_REQUESTS)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_too_many_streams(self) -> None:
         """A server that never ends its answers does not use up all connections there can be."""

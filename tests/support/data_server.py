@@ -91,7 +91,7 @@ class DataServer:
         if port == 0:
             port = free_port()
         self.node.address = f"127.0.0.1:{port}"
-        self._port = the_reactor.listenTCP(port, self.build(), interface="127.0.0.1")
+        self._port = the_reactor.listenTCP(port, self.build(), 1024, "127.0.0.1")
 
     @property
     def address(self) -> str:
