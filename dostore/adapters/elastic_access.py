@@ -30,6 +30,8 @@ _SHARD_TIMEOUT = "5s"
 #: The parts of answers that are looked at.
 _WRITTEN = "items.*.status,items.*._seq_no,items.*._primary_term,items.*.error,error"
 _FOUND = "docs.found,docs._source,docs._seq_no,docs._primary_term,docs.error,error"
+_INDEX_GONE = "index_not_found_exception"
+
 _MAX_QUOTE = 300
 
 
@@ -157,7 +159,10 @@ class ElasticAccess:
         body = {"docs": [{"_id": key.id, "routing": key.routing} for key in keys]}
         try:
             answer = await self._link.call(
-                "POST", f"{self._index.path}/_mget?filter_path={_FOUND}", json.dumps(body).encode()
+                "POST",
+                f"{self._index.path}/_mget?filter_path={_FOUND}",
+                json.dumps(body).encode(),
+                lacks=_lacks_documents,
             )
         except AnswerTooLarge:
             if len(keys) == 1:
@@ -174,9 +179,7 @@ class ElasticAccess:
         if not isinstance(document, dict):
             raise _unintelligible()
         if "error" in document:
-            kind, reason = error_of(Answer(404, document))
-            self._index.suspect()
-            raise NoAnswer(f"Elasticsearch cannot read now: {kind} {reason}", sent=False)
+            raise self._gone()
         if not document.get("found"):
             return None
         try:
@@ -186,9 +189,8 @@ class ElasticAccess:
 
     async def _send_refresh(self, asked: list[None]) -> list[None]:
         await self._index.ready()
-        answer = await self._link.call("POST", f"{self._index.path}/_refresh")
+        answer = await self._link.call("POST", f"{self._index.path}/_refresh", lacks=_lacks_shards)
         self._expect_success(answer, "refresh")
-        _expect_all_shards(answer)
         return asked
 
     async def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,9 +203,9 @@ class ElasticAccess:
             "POST",
             f"{self._index.path}/_search?allow_partial_search_results=false",
             json.dumps(body).encode(),
+            lacks=_lacks_shards,
         )
         self._expect_success(answer, "search")
-        _expect_all_shards(answer)
         return answer.body
 
     async def health(self) -> None:
@@ -229,14 +231,36 @@ class ElasticAccess:
                     f"the block: {blocks[:_MAX_QUOTE]}"
                 )
 
+    def _gone(self) -> NoAnswer:
+        self._index.suspect()
+        return NoAnswer("The metadata index is gone. Look at Elasticsearch.", sent=False)
+
     def _expect_success(self, answer: Answer, what: str) -> None:
         if answer.status < 300:
             return
         kind, reason = error_of(answer)
-        if kind == "index_not_found_exception":
-            self._index.suspect()
-            raise NoAnswer("The metadata index is gone. Look at Elasticsearch.", sent=False)
+        if kind == _INDEX_GONE:
+            raise self._gone()
         raise Refused(f"Elasticsearch does not {what}. It says: {kind} {reason}")
+
+
+def _lacks_documents(answer: Answer) -> str:
+    """What keeps a document from being read, and may pass: its shard moves, or is not there yet."""
+    told = answer.body.get("docs")
+    for document in told if isinstance(told, list) else ():
+        if isinstance(document, dict) and "error" in document:
+            kind, _ = error_of(Answer(answer.status, document))
+            return "" if kind == _INDEX_GONE else kind or "an error"
+    return ""
+
+
+def _lacks_shards(answer: Answer) -> str:
+    """Whether some part of the index did not answer."""
+    shards = answer.body.get("_shards")
+    if answer.status >= 300:
+        return ""
+    whole = isinstance(shards, dict) and shards.get("failed") == 0
+    return "" if whole and not answer.body.get("timed_out") else "a part of the index is away"
 
 
 def _unintelligible() -> Refused:
@@ -256,11 +280,3 @@ def _parse_written(item: object) -> Written:
     if not (type(status) is int and type(seq_no) is int and type(primary_term) is int):
         raise _unintelligible()
     return Written(status, " ".join(kind_reason).strip(), seq_no, primary_term)
-
-
-def _expect_all_shards(answer: Answer) -> None:
-    shards = answer.body.get("_shards")
-    if not isinstance(shards, dict) or shards.get("failed") != 0 or answer.body.get("timed_out"):
-        raise MetadataUnavailable(
-            "A part of the metadata index did not answer. Look at Elasticsearch's health."
-        )

@@ -7,7 +7,7 @@ MetadataUnavailable; what the JSON says is for others.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -53,6 +53,10 @@ NDJSON = "application/x-ndjson"
 _JSON = "application/json"
 
 _TOO_SLOW = "it does not answer in time"
+
+
+def _nothing(_: Answer) -> str:
+    return ""
 
 
 @frozen(slots=True)
@@ -151,11 +155,14 @@ class ElasticLink:
         *,
         content_type: str = _JSON,
         once: bool = False,
+        lacks: Callable[[Answer], str] = _nothing,
     ) -> Answer:
         """Send a request, again and elsewhere when it fails, until the total time is over.
 
         :param path: from ``/`` on, escaped, with its query.
         :param once: send it to one server once; whoever calls decides whether it may be repeated.
+        :param lacks: says why an answer is not good enough, so that it is asked for again; ``""``
+            when it is.
         :returns: an answer in JSON with a status below 500, but none of 401, 403, 413 and 429.
         :raises NoAnswer: time is over.
         :raises Refused: the request was turned down for good.
@@ -175,6 +182,8 @@ class ElasticLink:
                 timeout = min(limits.attempt_timeout_s, left)
                 try:
                     answer = await self._attempt(server, method, path, body, content_type, timeout)
+                    if lack := lacks(answer):
+                        raise AttemptFailed(lack)
                 except AttemptFailed as failure:
                     self._failed(server, failure)
                     sent = sent or failure.sent

@@ -175,38 +175,50 @@ class ElasticWriter:
             fail_all(queue, MetadataUnavailable("The server is stopping. Try again later."))
 
     async def _commit(self, name: str, batch: list[Addition]) -> None:
-        """Make the additions of a batch, or refuse them; those that are made leave the batch.
+        """Make the additions of a batch, or refuse them; whoever has its outcome leaves the batch.
 
         :raises MetadataUnavailable: time is over, or there is no use in trying again.
         """
         deadline = self._clock.seconds() + ADD_TIMEOUT_S
         pause, conflicts = _FIRST_PAUSE_S, 0
         # What is remembered, or that nothing is, is a guess; compare-and-set proves it or not.
-        state, proven = self._known.get(name), False
+        state, proven, look = self._known.get(name), False, False
         while batch:
-            plan = make_plan(state, batch)
-            if plan.chain:
-                try:
-                    made = await self._write(state, [stored for _, stored in plan.chain])
-                except MetadataUnavailable as error:
-                    note_attempt(plan, error)
-                    if isinstance(error, Refused) or self._clock.seconds() + pause >= deadline:
-                        raise
-                    await deferLater(self._clock, pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE_S)
-                else:
-                    if made is not None:
-                        self._remember(name, made)
-                        deliver(plan, batch)
-                        return
+            try:
+                if look:
+                    state, proven = await self._look(name, batch, deadline), True
+                await self._try(state, proven, batch)
+            except Refused:
+                raise
+            except MetadataUnavailable:
+                if self._clock.seconds() + pause >= deadline:
+                    raise
+                await deferLater(self._clock, pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            else:
+                if look and batch:
                     conflicts += 1
                     await self._yield_to_others(conflicts, deadline)
-            elif proven:
-                deliver(plan, batch)
+            look = True
+
+    async def _try(self, state: State | None, proven: bool, batch: list[Addition]) -> None:
+        """Try once to make a batch on top of a state; it is empty afterwards if that is the state.
+
+        :param proven: the state was read, not guessed, so that its refusals count.
+        """
+        plan = make_plan(state, batch)
+        if plan.chain:
+            try:
+                made = await self._write(state, [stored for _, stored in plan.chain])
+            except MetadataUnavailable as error:
+                note_attempt(plan, error)
+                raise
+            if made is None:
                 return
-            state, proven = await self.state(name), True
-            if state is not None and any(addition.attempted for addition in batch):
-                state = await self._recognize(name, state, batch, deadline)
+            self._remember(made.newest.version.name, made)
+        elif not proven:
+            return
+        deliver(plan, batch)
 
     async def _yield_to_others(self, conflicts: int, deadline: float) -> None:
         """A random pause, longer after each conflict, so that two servers get out of step."""
@@ -215,18 +227,16 @@ class ElasticWriter:
         longest = min(_CONFLICT_PAUSE_S * conflicts, _LONGEST_CONFLICT_PAUSE_S)
         await deferLater(self._clock, longest * self._chance())
 
-    async def _recognize(
-        self, name: str, state: State, batch: list[Addition], deadline: float
-    ) -> State | None:
-        """Find those whose outcome was not known and that were made after all.
+    async def _look(self, name: str, batch: list[Addition], deadline: float) -> State | None:
+        """Read the state, and find those in the batch that were made although nobody said so.
 
         What is found was read, and may not be durable yet. So the current document is written once
         more as it is: when that is acknowledged, so is everything before it.
         """
-        while state is not None:
+        while (state := await self.state(name)) is not None:
             made = await self._find_made(state, batch)
             if not made:
-                return state
+                break
             confirmed = await self._write_current(state, state.newest, state.earlier, ())
             if confirmed is not None:
                 self._remember(name, confirmed)
@@ -235,11 +245,7 @@ class ElasticWriter:
                     addition.succeed(version)
                 return confirmed
             await self._yield_to_others(1, deadline)
-            newer = await self.state(name)
-            if newer is None:
-                return None
-            state = newer
-        return None
+        return state
 
     async def _find_made(
         self, state: State, batch: Sequence[Addition]
