@@ -14,6 +14,8 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from dostore.adapters.elastic_access import ElasticAccess
+from dostore.adapters.elastic_address import Address
+from dostore.adapters.elastic_answers import AnswerTooLarge, Refused
 from dostore.adapters.elastic_documents import (
     CURRENT,
     HISTORY,
@@ -24,8 +26,6 @@ from dostore.adapters.elastic_documents import (
     parse_document,
 )
 from dostore.adapters.elastic_index import ElasticIndex
-from dostore.adapters.elastic_address import Address
-from dostore.adapters.elastic_answers import AnswerTooLarge, Refused
 from dostore.adapters.elastic_link import ElasticLink, open_link
 from dostore.adapters.elastic_writer import ElasticWriter
 from dostore.core.model import Draft, Version
