@@ -256,10 +256,10 @@ class Recovery:
             self._remove(build)
         if not self._survey.empty:
             log.warn(
-                "The metadata database was {why}: it was rebuilt from the snapshot of record {base}"
-                " and {records} records of the log with {versions} versions.",
+                "The metadata database was {why}: it was rebuilt from {base}{records} records of "
+                "the log with {versions} versions.",
                 why=why,
-                base=base,
+                base=f"the snapshot of record {base} and " if base else "",
                 records=self._replayed,
                 versions=self._versions,
             )

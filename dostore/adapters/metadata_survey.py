@@ -50,6 +50,10 @@ class Replay:
                         self.missing += record.seq - expected
                     yield term, record
                     expected = record.seq + 1
+        if expected <= survey.accepted:
+            if strict:
+                raise Gap
+            self.missing += survey.accepted + 1 - expected
 
 
 @define(slots=True)
@@ -89,6 +93,12 @@ class Survey:
     def empty(self) -> bool:
         """Whether there is neither a segment nor a snapshot."""
         return not self.holders and not self.snapshots
+
+    @property
+    def accepted(self) -> int:
+        """Up to which record all had been accepted when the highest term began."""
+        newest = max(self.starts, key=lambda start: start.term, default=None)
+        return 0 if newest is None else newest.first_seq - 1
 
     def void(self, term: int, seq: int) -> bool:
         """Whether a state that ends with this record holds what was given up."""

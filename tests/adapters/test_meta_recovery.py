@@ -547,6 +547,34 @@ class LossTests(RecoveryCase):
             file.write(b"garbage")
         await self.assert_holds(await self.open(crashed), made)
 
+    async def test_records_lost_before_a_segment_without_any(self) -> None:
+        """A segment that goes on after records which are nowhere tells that they were there, so
+        that nothing older is collected on the word of what is left."""
+        for database_left in (False, True):
+            machine = self.own(Machine(self.folder(), Files()))
+            store = await machine.open()
+            made = await fill(store)
+            await store.close()
+            older = self.own(machine.image(self.folder()))
+            machine.copy_database(older)
+            store = await machine.open()
+            # So many that the stop leaves a snapshot, and no record beside it.
+            await fill(store, 900, "later")
+            await store.close()
+            self.assertEqual(os.path.getsize(machine.segments(1)[-1]), HEADER_BYTES)
+            for number in machine.numbers:
+                for path in machine.snapshots(number):
+                    os.unlink(path)
+            machine.remove_database()
+            if database_left:
+                older.copy_database(machine)
+            machine.clock.advance(1000)
+            lines = len(self._lines)
+            store = await self.open(machine)
+            await self.assert_holds(store, made if database_left else [])
+            self.assertEqual(await store.created(), 1_001_000)
+            self.assertTrue(any("are lost" in line for line in self._lines[lines:]))
+
     async def test_lost_records_are_told(self) -> None:
         """More lost than can be made up for: what is left is there, and the store begins anew."""
         store = await self.machine.open()
