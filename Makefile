@@ -9,14 +9,14 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-CODE := dostore tests twisted benchmarks docs
+CODE := dostore tests twisted benchmarks docs deploy
 UNIT := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py)) \
 	tests.service tests.adapters tests.web tests.app
 DEEP := tests.contract tests.faults tests.system
 COVERAGE := $(BIN)/python -m coverage
 TRIAL := $(BIN)/python -m twisted.trial --temp-directory=.cache/trial
 
-.PHONY: help run demo test test-unit lint types docs wheel bench clean
+.PHONY: help run demo cluster servers test test-unit lint types docs wheel bench clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -31,7 +31,14 @@ run: $(READY) ## start the store: make run LISTEN_ADDRESS=127.0.0.1:12345 STORAG
 demo: $(READY) ## a tour with real files, in a temporary folder
 	@$(BIN)/python -m docs.tour
 
-test: $(READY) ## every test; every branch of dostore/core is taken by the tests of core
+cluster: $(READY) servers ## a cluster of eight servers on this machine, in the foreground, in ./cluster-data
+	@exec $(BIN)/python -m deploy.cluster
+
+servers: ## RabbitMQ and Elasticsearch, for the tests and for make cluster: got once
+	@requirements/get-rabbitmq
+	@requirements/get-elasticsearch elasticsearch
+
+test: $(READY) servers ## every test; every branch of dostore/core is taken by the tests of core
 	@mkdir -p .cache
 	@failed=; \
 	$(COVERAGE) run -m twisted.trial --temp-directory=.cache/trial tests.core || failed=1; \

@@ -24,6 +24,15 @@ def slow(test: T) -> T:
     return test
 
 
+def needs(server: str) -> None:
+    """Called by what starts a server for tests: the quick round leaves such tests out.
+
+    :raises SkipTest: this is the quick round.
+    """
+    if QUICK:
+        raise unittest.SkipTest(f"needs {server}; make test runs it")
+
+
 class _Guards:
     """What trial lets pass and we do not."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from tests.support.cases import needs
 from tests.support.guardian import Guardian
 from tests.support.processes import ROOT
 from tests.support.rabbitmq_server import guardian
@@ -131,7 +132,8 @@ class SearchServer:
             _SETTINGS.format(transport_port=self._transport_port)
         )
         command = [
-            java, "-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jars}/*", self._product.starter,
+            java, "-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+            "-cp", f"{jars}/*", self._product.starter,
             "-basePath", str(self.folder), "-numOfNode", "1", "-clusterName", self.folder.name,
             # It numbers its nodes from 1, and adds the number.
             "-baseHttpPort", str(self.port - 1),
@@ -146,6 +148,11 @@ class SearchServer:
                 start_new_session=True,
             )
         self._guardian.watch(self._process.pid)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.poll() is None
 
     def ready(self) -> bool:
         """Whether it answers, and every index of it can be written."""
@@ -187,6 +194,7 @@ def elasticsearch() -> str:
 
     :raises AssertionError: there is none.
     """
+    needs("Elasticsearch")
     given = os.environ.get("DOSTORE_TEST_ES")
     if given:
         return given
@@ -208,6 +216,7 @@ def opensearch() -> str:
 
 def own_search_server(product: Product = ELASTICSEARCH) -> SearchServer:
     """A server for one test, not started, to be stopped at will; it ends with this process."""
+    needs(product.folder)
     folder = tempfile.mkdtemp(prefix="dostore-search-")
     guardian().remove(folder)
     return SearchServer(folder, guardian(), product)

@@ -18,6 +18,7 @@ import time
 from functools import cache
 from pathlib import Path
 
+from tests.support.cases import needs
 from tests.support.guardian import Guardian
 
 #: The script that Debian's wrapper calls in the end; the wrapper would change to another user.
@@ -136,6 +137,11 @@ class RabbitmqServer:
         self._guardian.watch(process.pid)
         return process
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.poll() is None
+
     def _ready(self) -> bool:
         # It says so when the listener is open and all is loaded; a bare connection comes too early.
         return "Server startup complete" in self.log()[self._started :]
@@ -187,6 +193,7 @@ def rabbitmq() -> str:
 
     :raises AssertionError: there is none.
     """
+    needs("RabbitMQ")
     given = os.environ.get("DOSTORE_TEST_AMQP")
     if given:
         return given
@@ -197,6 +204,7 @@ def rabbitmq() -> str:
 
 def own_rabbitmq() -> RabbitmqServer:
     """A broker for one test, not started, to be stopped at will; it ends with this process."""
+    needs("RabbitMQ")
     folder = tempfile.mkdtemp(prefix="dostore-rabbitmq-")
     guardian().remove(folder)
     return RabbitmqServer(folder, guardian())
