@@ -297,6 +297,11 @@ class ICluster(Interface):
     def placed(content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """Note that shards were written to these addresses, for :meth:`expected`."""
 
+    def settled() -> bool:
+        """Whether every node there is has had its time to be known. Before that, what is not found
+        may be on one that is not.
+        """
+
     def complaint() -> str:
         """What an operator should know of the cluster itself, in a sentence; empty: nothing."""
 

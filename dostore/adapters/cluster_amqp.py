@@ -210,6 +210,10 @@ class AmqpCluster:
         """See ICluster."""
         self._remember(content_hash, {index: (where,) for index, where in holders.items()})
 
+    def settled(self) -> bool:
+        """See ICluster."""
+        return self._membership.settled()
+
     def complaint(self) -> str:
         """See ICluster."""
         if self.connected:

@@ -156,6 +156,10 @@ class DriveSet:
     def placed(self, content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """See ICluster. The drives know by themselves."""
 
+    def settled(self) -> bool:
+        """See ICluster. The drives are known from the start."""
+        return True
+
     def complaint(self) -> str:
         """See ICluster. The drives are all there is."""
         return ""

@@ -73,6 +73,7 @@ class Membership:
         self._peers: dict[str, Peer] = {}
         self._kept: list[Peer] = []
         self._members: Sequence[Member] = ()
+        self._met_at: float | None = None
         self._live: Sequence[Peer] = ()
         self._zones: dict[str, str] = {}
         # What was made of the peers holds until the broker is heard, or it is, as late as this.
@@ -127,6 +128,8 @@ class Membership:
         if not connected:
             self._kept = [peer for peer in self._peers.values() if self._is_heard(peer)]
             return
+        if self._met_at is None:
+            self._met_at = self._clock.seconds()
         # Those who were there have their time to be heard again, for they must come back too.
         for peer in self._kept:
             peer.heard_at = self._clock.seconds()
@@ -134,6 +137,10 @@ class Membership:
         self._changed()
 
     # What follows from it
+
+    def settled(self) -> bool:
+        """Whether the broker is known for so long that every node was heard that is there."""
+        return self._met_at is not None and self._clock.seconds() - self._met_at >= LIVE_S
 
     def members(self) -> Sequence[Member]:
         """All that are known, by address."""

@@ -45,6 +45,9 @@ ROOM_LEFT_BYTES = 16 << 20
 #: How often is looked whether nodes have more room, while contents wait for some.
 ROOM_INTERVAL_S = 10.0
 
+#: How often is looked whether all nodes are known.
+SETTLING_INTERVAL_S = 1.0
+
 #: How many contents are remembered for which there was no node, and how many that are lost.
 _REMEMBERED = 10_000
 
@@ -160,6 +163,8 @@ class Repairer:
 
     async def _heal(self) -> None:
         try:
+            while not self._cluster.settled():
+                await deferLater(self._clock, SETTLING_INTERVAL_S)
             while True:
                 self._heal_again = False
                 began = self._clock.seconds()
@@ -212,11 +217,15 @@ class Repairer:
 
     # Finding what is there
 
-    async def survey(self, content_hash: ContentHash) -> tuple[Content | None, int]:
-        """What a content is, and how many of its shards are there with sound footers."""
+    async def survey(
+        self, content_hash: ContentHash
+    ) -> tuple[Content | None, int, Mapping[int, Sequence[str]]]:
+        """What a content is, how many of its shards are there with sound footers, and which nodes
+        say that they hold which, sound or not.
+        """
         held = await self._cluster.locate(content_hash, everywhere=False)
         content, sound = await self._sound(content_hash, held)
-        return content, len(sound)
+        return content, len(sound), held
 
     async def _sound(
         self, content_hash: ContentHash, held: Mapping[int, Sequence[str]]

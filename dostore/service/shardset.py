@@ -212,6 +212,8 @@ class ShardSet:
         scheme = self.content.scheme
         away = [m.address for m in self._cluster.members() if not m.live]
         text = f"{found} of the content's {scheme.shards} shards are there; {scheme.k} are needed"
+        if not self._cluster.settled():
+            return Unavailable(f"{text}. Not all nodes are known yet. Try again in a few seconds.")
         if found + len(away) + len(self.slow) >= scheme.k:
             names = ", ".join(sorted(away)) or "some"
             return Unavailable(

@@ -120,7 +120,7 @@ class ContentWriter:
             return await self._write_small(head, digest)
         if digest is not None:
             async with self._leased(digest):
-                stored = await self._find_stored(digest)
+                stored, _ = await self._find_stored(digest)
                 if stored is not None:
                     return await self._hash_only(head, source, stored)
             self._leases.release(digest)
@@ -179,13 +179,12 @@ class ContentWriter:
             return await self._write_whole(data, content_hash)
 
     async def _write_whole(self, data: bytes, content_hash: ContentHash) -> Content:
-        stored = await self._find_stored(content_hash)
+        stored, held = await self._find_stored(content_hash)
         if stored is not None:
             await self._renew(stored)
             return stored
         content = Content(content_hash, len(data), self._scheme)
         shards = (await self._encode(data)).shards
-        held = await self._cluster.locate(content_hash, everywhere=False)
         members = {m.address: m for m in self._cluster.members()}
         zones = {address: member.zone for address, member in members.items()}
         usable = {address for address, member in members.items() if member.writable}
@@ -234,13 +233,12 @@ class ContentWriter:
             size, content_hash = await self._pump(head, source, stream)
             self._compare(content_hash, digest)
             async with self._leased(content_hash):
-                stored = await self._find_stored(content_hash)
+                stored, held = await self._find_stored(content_hash)
                 if stored is not None:
                     stream.abort()
                     await self._renew(stored)
                     return stored
                 content = Content(content_hash, size, self._scheme)
-                held = await self._cluster.locate(content_hash, everywhere=False)
                 holders = self._judge(content, nodes, await stream.commit(content))
                 await self._drop_surplus(content_hash, held, holders)
                 return content
@@ -306,7 +304,7 @@ class ContentWriter:
             await self._workers.run(hasher.update, data)
             data = await source.read(self._batch_bytes)
         self._compare(ContentHash(hasher.digest()), stored.hash)
-        content = await self._find_stored(stored.hash)
+        content, _ = await self._find_stored(stored.hash)
         if content is None:
             raise QuorumNotMet("The stored content was lost meanwhile. Send it again.")
         await self._renew(content)
@@ -314,14 +312,16 @@ class ContentWriter:
 
     # Judging
 
-    async def _find_stored(self, content_hash: ContentHash) -> Content | None:
-        """The content, when as many of its shards are there as a write needs."""
-        content, sound = await self._repairer.survey(content_hash)
+    async def _find_stored(
+        self, content_hash: ContentHash
+    ) -> tuple[Content | None, Mapping[int, Sequence[str]]]:
+        """The content, when as many of its shards are there as a write needs; who holds which."""
+        content, sound, held = await self._repairer.survey(content_hash)
         if content is None or sound < self._quorum:
-            return None
+            return None, held
         if sound < content.scheme.shards:
             self._degraded.add(content_hash)
-        return content
+        return content, held
 
     @staticmethod
     def _compare(found: ContentHash, wanted: ContentHash | None) -> None:

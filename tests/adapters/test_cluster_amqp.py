@@ -172,6 +172,18 @@ class MembershipTests(ClusterCase):
         asked = [m.delivery.body for m in self.broker.sent if m.exchange == DATA_SERVERS]
         self.assertEqual(asked, [ASK, ASK])
 
+    def test_settled(self) -> None:
+        """Everybody is known when all have had their time since the broker was first there."""
+        bus, cluster = self.api_server()
+        self.pass_time(LIVE_S)
+        self.assertFalse(cluster.settled())
+        bus.connect()
+        self.pass_time(LIVE_S - 0.5)
+        self.assertFalse(cluster.settled())
+        bus.connect(False)
+        self.pass_time(0.5)
+        self.assertTrue(cluster.settled())
+
     def test_headers(self) -> None:
         """Zone and whether it is writable come with the heartbeat."""
         self.start(SIX[0])
