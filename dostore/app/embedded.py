@@ -32,9 +32,12 @@ def preflight(config: Config, files: Files) -> None:
 
     Starting looks again; this only changes where most mistakes are met. Blocks.
 
-    :raises ConfigError: a folder is another store's, was made with another k + m or by a newer
-        program, or is in use.
+    :raises ConfigError: the storage root is no folder, or a drive's is another store's, was made
+        with another k + m or by a newer program, or is in use.
     """
+    root = config.storage_root
+    if files.exists(root) and not files.is_folder(root):
+        raise ConfigError(f"--storage-root: {root} is no folder. Name one, or what may become one.")
     store = None
     for folder in config.drives:
         try:
@@ -94,12 +97,18 @@ class Embedded:
         return native_api(store, config, self._reactor)
 
     def _lock_root(self) -> None:
-        self._files.make_folder(self._config.storage_root)
+        root = self._config.storage_root
         try:
-            self._root_lock = self._files.lock(os.path.join(self._config.storage_root, LOCK_NAME))
+            self._files.make_folder(root)
+            self._root_lock = self._files.lock(os.path.join(root, LOCK_NAME))
         except BlockingIOError as error:
             raise ConfigError(
-                f"{self._config.storage_root} is in use by another dostore process. Stop it first."
+                f"{root} is in use by another dostore process. Stop it first."
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"--storage-root: {root} cannot be used: {error.strerror}. Name a folder that this "
+                "user may write to."
             ) from error
 
     async def _open_metadata(self, drives: DriveSet) -> SqliteMetadata:

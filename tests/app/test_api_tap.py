@@ -107,6 +107,19 @@ class MakeServiceTests(SyncTestCase):
         error = self.assertRaises(SystemExit, makeService, parse("--listen=x"), FakeReactor())
         self.assertTrue(str(error).startswith("dostore-api: --listen: 'x' cannot be used"))
 
+    def test_paths_that_cannot_be_used(self) -> None:
+        """A file as the storage root, or an access log in no folder, ends it: both are named."""
+        path = os.path.abspath(self.mktemp())
+        with open(path, "w"):
+            pass
+        for name, wrong, words in (
+            ("storage-root", path, "is no folder"),
+            ("access-log", f"{path}/log", "cannot be written: Not a directory"),
+        ):
+            options = parse("--storage-root", f"{path}-root", f"--{name}={wrong}")
+            error = self.assertRaises(SystemExit, makeService, options, FakeReactor())
+            self.assertIn(f"--{name}: {wrong} {words}", str(error))
+
     def test_the_limit_of_open_files_is_raised(self) -> None:
         """As far as the system allows and the store has use for, and never lowered."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

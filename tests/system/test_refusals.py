@@ -100,4 +100,4 @@ class RefusalTests(BlockingStoreTestCase):
         store = self.make_store()
         Path(store.folder).parent.mkdir(parents=True, exist_ok=True)
         Path(store.folder).write_text("not a folder")
-        self.assertIn(str(store.folder), self.refused(store, in_log=True))
+        self.assertIn(f"--storage-root: {store.folder} is no folder", self.refused(store))
