@@ -133,8 +133,7 @@ class ContentWriter:
         try:
             yield
         except BaseException:
-            self._degraded.discard(content_hash)
-            self._leases.release(content_hash)
+            self._release(content_hash)
             self._background.run("remove", self._remove_unless_referenced(content_hash))
             raise
 
@@ -147,9 +146,15 @@ class ContentWriter:
 
     async def discard(self, content: Content) -> None:
         """No version was made: remove the content, unless another refers to it."""
-        self._degraded.discard(content.hash)
-        self._leases.release(content.hash)
+        self._release(content.hash)
         await self._remove_unless_referenced(content.hash)
+
+    def _release(self, content_hash: ContentHash) -> None:
+        """Nothing comes of a lease."""
+        self._leases.release(content_hash)
+        if not self._leases.held(content_hash):
+            # Else another writer will have to know.
+            self._degraded.discard(content_hash)
 
     async def _remove_unless_referenced(self, content_hash: ContentHash) -> None:
         if not self._leases.begin_removal(content_hash):

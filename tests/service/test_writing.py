@@ -284,6 +284,24 @@ class StoredTests(WritingCase):
                 await machine.settle()
                 self.assert_whole(machine, version)
 
+    async def test_one_missing_for_one_writer_of_two(self) -> None:
+        """What lacks a shard is made whole for the writer who gets a version, although another of
+        the same content gets none meanwhile."""
+        machine = await self.machine()
+        writer = machine.store._writer
+        fault = machine.files.fail(str(machine.folders[2]), errno.EIO, operations={"create"})
+        source: Callable[[], Any] = partial(Bytes, content(SMALL))
+        one = await machine.run(writer.write(source(), None))
+        two = await machine.run(writer.write(source(), None))
+        self.assertEqual(len(machine.shard_files()), 5)
+        fault.lift()
+        # The drive is back, and whoever looked for what is missing on it has passed.
+        await machine.pass_time(10.0)
+        await machine.run(writer.discard(one))
+        writer.keep(two)
+        await machine.settle()
+        self.assertEqual(len(machine.shard_files()), 6)
+
     async def test_too_few_left(self) -> None:
         """What is lost is stored anew, and the old version can be read again."""
         for size in (SMALL, LARGE):
