@@ -56,7 +56,7 @@ from dostore.ports import Check
 log = Logger()
 
 #: How long an addition is tried; the last try may take the link's time longer.
-ADD_TIMEOUT_S = 15.0
+ADD_TIMEOUT_S = 10.0
 
 #: Versions that a current document carries besides those of its last addition.
 MAX_CARRIED = 100
