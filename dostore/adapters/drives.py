@@ -44,6 +44,12 @@ FREE_AGAIN_BYTES = 16 << 20
 
 #: What was removed can be given back for this long.
 GARBAGE_KEPT_S = 24 * 3600.0
+
+#: On a full drive it makes room earlier. Nothing that is under way asks for it so late.
+GARBAGE_KEPT_FULL_S = 3600.0
+
+#: A full drive is purged at most this often.
+_MAKE_ROOM_INTERVAL_S = 600.0
 _PURGE_INTERVAL_S = 3600.0
 
 
@@ -56,6 +62,7 @@ class Drive:
     :ivar looks: how many looks found ``ended`` calls ended, and others waiting.
     :ivar device: the number of the file system that its folder was on.
     :ivar free_bytes: its room when it was last looked at.
+    :ivar purged_s: when it was last purged to make room, by the reactor's clock.
     """
 
     folder: str
@@ -68,6 +75,7 @@ class Drive:
     looks: int = 0
     device: int = 0
     free_bytes: int | None = None
+    purged_s: float = float("-inf")
 
     @property
     def store(self) -> DriveStore:
@@ -335,6 +343,8 @@ class DriveSet:
         except OSError as error:
             state = DriveState.AWAY if node.state is DriveState.AWAY else DriveState.READ_ONLY
             node.degrade(state, error.strerror or "it fails", full=error.errno in FULL)
+            if state is DriveState.READ_ONLY and node.full:
+                self._background.run("make room", self._make_room(drive))
             return
         if what is Found.GONE or what is Found.STRANGE:
             node.degrade(DriveState.AWAY, f"{drive.folder} {what.value}")
@@ -402,6 +412,20 @@ class DriveSet:
         _log.info("{address} is back", address=node.address)
         for joined in self._joined:
             joined(node.address)
+
+    async def _make_room(self, drive: Drive) -> None:
+        """A drive is full: what was removed need not be kept as long as elsewhere."""
+        now_s = self._clock.seconds()
+        if now_s - drive.purged_s < _MAKE_ROOM_INTERVAL_S:
+            return
+        drive.purged_s = now_s
+        (outcome,) = await gather([drive.node.purge(self._now() - GARBAGE_KEPT_FULL_S)])
+        if outcome.ok and outcome.value:
+            _log.info(
+                "{address}: {count} removed shards were deleted to make room",
+                address=drive.node.address,
+                count=outcome.value,
+            )
 
     async def _purge(self) -> None:
         before = self._now() - GARBAGE_KEPT_S

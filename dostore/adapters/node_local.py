@@ -476,7 +476,7 @@ class DriveNode:
 
     async def purge(self, before: float) -> int:
         """Delete what was removed before a time (seconds since the epoch); how many files."""
-        self.require(DriveState.LIVE)
+        self.require(DriveState.LIVE, DriveState.READ_ONLY)
         try:
             purged = await self.call(self.store.purge, before)
         except OSError as error:

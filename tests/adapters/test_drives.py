@@ -423,6 +423,27 @@ class WatchTests(WatchCase):
         self.assert_drive(machine, 3, LIVE, joined=1)
         self.assertEqual(os.listdir(machine.folders[2] / "temp"), [])
 
+    async def test_full_of_garbage(self) -> None:
+        """A full drive does not keep for a day what was removed an hour ago."""
+        machine = await self.watched()
+        await self.put(machine, 3)
+        node = machine.drives.drives[2].node
+        await node.delete(sample(5000).content.hash)
+        (path,) = machine.folders_files("garbage")
+        os.utime(path, (machine.now() - 3500.0,) * 2)
+        fault = machine.files.fail(str(machine.folders[2]), errno.ENOSPC, operations={"write"})
+        self.patch(machine.files, "free_bytes", lambda _: 0 if path.exists() else 1 << 30)
+        with self.assertRaises(DostoreError):
+            await self.put(machine, 3)
+        fault.lift()
+        await machine.pass_time(90.0)
+        self.assertTrue(path.exists())
+        self.assert_drive(machine, 3, READ_ONLY)
+        await machine.pass_time(700.0, 1.0)
+        self.assertFalse(path.exists())
+        self.assert_drive(machine, 3, LIVE, joined=1)
+        self.assertEqual(list(await node.holds(sample(5000).content.hash)), [])
+
     async def test_hangs(self) -> None:
         """A drive that does not answer a look is away, and back when it answers again."""
         machine = await self.watched()
