@@ -30,7 +30,7 @@ class Rationed:
         """Log a line, or count it."""
         now = self._clock.seconds()
         if now - self._since >= PERIOD_S:
-            self.tell_rest()
+            self._tell_untold()
             self._since, self._told = now, 0
         if self._told < LINES:
             self._told += 1
@@ -39,7 +39,11 @@ class Rationed:
             self._untold += 1
 
     def tell_rest(self) -> None:
-        """Tell how many were only counted, if any were: for the end of what makes them."""
+        """Tell how many were only counted, if they were many: for the end of what makes them."""
+        if self._untold >= LINES:
+            self._tell_untold()
+
+    def _tell_untold(self) -> None:
         untold, self._untold = self._untold, 0
         if untold:
             self._emit(self._rest, count=untold)

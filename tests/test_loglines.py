@@ -51,6 +51,16 @@ class RationedTests(LinesCase):
         rest = [f"{1000 - LINES} more"]
         self.assertEqual(self.lines, (["line"] * LINES + rest) * 2)
 
+    def test_few_more_wait(self) -> None:
+        """A few at a time, each with an end of its own, are told together after the minute."""
+        for _ in range(LINES + 5):
+            self.rationed.tell("line")
+            self.rationed.tell_rest()
+        self.assertEqual(self.lines, ["line"] * LINES)
+        self.clock.advance(PERIOD_S)
+        self.rationed.tell("line")
+        self.assertEqual(self.lines[LINES:], ["5 more", "line"])
+
 
 class StandingTests(LinesCase):
     """What goes on and on."""
