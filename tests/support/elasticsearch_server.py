@@ -203,17 +203,6 @@ def elasticsearch() -> str:
     return server.url
 
 
-@cache
-def opensearch() -> str:
-    """The URL of an OpenSearch for all tests of this run, started at the first call.
-
-    :raises AssertionError: there is none.
-    """
-    server = own_search_server(OPENSEARCH)
-    server.start()
-    return server.url
-
-
 def own_search_server(product: Product = ELASTICSEARCH) -> SearchServer:
     """A server for one test, not started, to be stopped at will; it ends with this process."""
     needs(product.folder)
