@@ -306,4 +306,6 @@ class ICluster(Interface):
         """What an operator should know of the cluster itself, in a sentence; empty: nothing."""
 
     def watch(joined: Callable[[str], None]) -> None:
-        """Have ``joined(address)`` called whenever a node becomes live or writable again."""
+        """Have ``joined(address)`` called whenever a node becomes live or writable again, or may
+        have other shards than before.
+        """

@@ -55,7 +55,7 @@ class Membership:
     How long a node has been silent is told by the last sign of life of the broker, not by the
     clock: nobody can be heard through a broker that is away, so then everybody stays as they were.
 
-    :param joined: called when a node becomes live, or writable.
+    :param joined: called when a node becomes live, or writable, or has another life.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class Membership:
             peer = Peer(node, heartbeat, float("-inf"))
             self._peers[heartbeat.address] = peer
         was_live, was_writable = self._is_live(peer), peer.last.writable
+        reborn = peer.last.life != heartbeat.life
         changed = not was_live or peer.last != heartbeat
         peer.last, peer.heard_at = heartbeat, self._clock.seconds()
         peer.suspected_until = float("-inf")
@@ -102,7 +103,7 @@ class Membership:
             self._changed()
         if not was_live:
             _log.info("{address} is there", address=peer.address)
-        if not was_live or (heartbeat.writable and not was_writable):
+        if not was_live or reborn or (heartbeat.writable and not was_writable):
             self._joined(peer.address)
 
     def doubt(self, address: str) -> None:

@@ -304,7 +304,7 @@ class _HttpReader:
         self._whole = whole
         self._lock = DeferredLock()
         self._body: AnswerBody | None = None
-        self._next = -1
+        self._next = self._end = -1
         self._blocks = info.content.scheme.stripe_count(info.content.size)
         self._closed = False
 
@@ -333,7 +333,7 @@ class _HttpReader:
     async def _take(self, first: int, count: int, size: int) -> bytes:
         """The bytes of some blocks, with their checks."""
         body = self._body
-        if body is not None and first == self._next:
+        if body is not None and first == self._next and first + count <= self._end:
             try:
                 return await body.read(size)
             except Broken:
@@ -345,6 +345,7 @@ class _HttpReader:
         self._abandon()
         until = self._blocks if first == self._next else first + count
         body = self._body = await self._fetch(first, until)
+        self._end = until
         try:
             return await body.read(size)
         except NodeUnavailable:

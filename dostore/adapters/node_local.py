@@ -68,6 +68,7 @@ class DriveNode:
     :param address: what the drive is called in the cluster.
     :param on_trouble: told when an error shows that the drive is worse than its state says.
     :ivar full: it takes no writes because it has no room.
+    :ivar arrivals: how often the drive was scanned.
     :ivar ended: how many calls have ended, so that a drive which hangs can be told.
     """
 
@@ -84,6 +85,7 @@ class DriveNode:
         self.state = DriveState.AWAY
         self.reason = _NOT_STARTED
         self.full = False
+        self.arrivals = 0
         self._on_trouble = on_trouble
         self._index = ShardIndex()
         self._garbage = ShardIndex()
@@ -100,6 +102,7 @@ class DriveNode:
     def come(self, index: ShardIndex, garbage: ShardIndex) -> None:
         """The drive is there, prepared and scanned."""
         self._index, self._garbage = index, garbage
+        self.arrivals += 1
         # They were found again by the scan, and will be judged again.
         self._damaged.clear()
         self.state, self.reason, self.full = DriveState.LIVE, "", False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from ipaddress import ip_address
 from typing import Any
 
@@ -92,7 +93,8 @@ class DataServer:
         self._drive: Drive = self._drives.drives[0]
         self._temp = TempShards(self._drive.node, time.time)
         self._free_bytes: int | None = None
-        self._told: tuple[DriveState, bool] | None = None
+        self._told: tuple[DriveState, bool, int] | None = None
+        self._life = uuid.uuid4().hex
         self._serving = False
         broker = config.broker
         endpoint = HostnameEndpoint(reactor, broker.host, broker.port, timeout=_BROKER_CONNECT_S)
@@ -151,7 +153,13 @@ class DataServer:
         if self._serving:
             self._drive.node.require(DriveState.LIVE, DriveState.READ_ONLY)
         writable = self._drive.node.state is DriveState.LIVE
-        return Heartbeat(self._config.address, self._config.zone, self._free_bytes, writable)
+        return Heartbeat(
+            self._config.address,
+            self._config.zone,
+            self._free_bytes,
+            writable,
+            life=f"{self._life}.{self._drive.node.arrivals}",
+        )
 
     def _held(self, content_hash: ContentHash) -> Any:
         node = self._drive.node
@@ -172,7 +180,7 @@ class DataServer:
     async def _tell(self) -> None:
         """Have a heartbeat out of its turn when the drive's state is another."""
         node = self._drive.node
-        now = (node.state, node.full)
+        now = (node.state, node.full, node.arrivals)
         if now != self._told:
             self._told = now
             self._announcer.beat()

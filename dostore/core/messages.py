@@ -30,6 +30,7 @@ VERSION = "1"
 ZONE_HEADER = "dostore-zone"
 FREE_HEADER = "dostore-free-bytes"
 WRITABLE_HEADER = "dostore-writable"
+LIFE_HEADER = "dostore-life"
 REPLIES_HEADER = "dostore-replies"
 
 #: An answer's shard number when there is none.
@@ -106,6 +107,8 @@ class Heartbeat:
     :ivar zone: what it shares with the nodes that are likely to fail together with it.
     :ivar free_bytes: how much it can still keep; None when it does not say.
     :ivar writable: it takes shards.
+    :ivar life: another text after each start of the server and each return of its drive: what it
+        has may have changed. Empty when it does not say.
     :ivar answers: it answers a locate also when it has nothing, as a Go node does not.
     """
 
@@ -114,6 +117,7 @@ class Heartbeat:
     free_bytes: int | None = None
     writable: bool = True
     answers: bool = True
+    life: str = field(default="", converter=check_zone)
 
     def body(self) -> bytes:
         """What is published."""
@@ -128,6 +132,8 @@ class Heartbeat:
         }
         if self.free_bytes is not None:
             told[FREE_HEADER] = str(self.free_bytes)
+        if self.life:
+            told[LIFE_HEADER] = self.life
         return told
 
     @classmethod
@@ -142,6 +148,7 @@ class Heartbeat:
             _number(headers, FREE_HEADER),
             _header(headers, WRITABLE_HEADER, _TRUTH, "true") == "true",
             VERSION_HEADER in headers,
+            _header(headers, LIFE_HEADER, _ZONE, ""),
         )
 
 

@@ -165,7 +165,7 @@ class ObjectStore:
             self._writer.keep(content)
             raise
         except BaseException:
-            await self._writer.discard(content)
+            self._writer.discard(content)
             raise
         self._writer.keep(content)
         self.stats.puts += 1

@@ -133,8 +133,7 @@ class ContentWriter:
         try:
             yield
         except BaseException:
-            self._release(content_hash)
-            self._background.run("remove", self._remove_unless_referenced(content_hash))
+            self._give_up(content_hash)
             raise
 
     def keep(self, content: Content) -> None:
@@ -144,17 +143,18 @@ class ContentWriter:
             self._degraded.discard(content.hash)
             self._repairer.notice(content.hash)
 
-    async def discard(self, content: Content) -> None:
-        """No version was made: remove the content, unless another refers to it."""
-        self._release(content.hash)
-        await self._remove_unless_referenced(content.hash)
+    def discard(self, content: Content) -> None:
+        """No version was made: have the content removed, unless another refers to it."""
+        self._give_up(content.hash)
 
-    def _release(self, content_hash: ContentHash) -> None:
+    def _give_up(self, content_hash: ContentHash) -> None:
         """Nothing comes of a lease."""
         self._leases.release(content_hash)
         if not self._leases.held(content_hash):
             # Else another writer will have to know.
             self._degraded.discard(content_hash)
+        # Whoever waits for an answer need not wait for this: it takes long when metadata is away.
+        self._background.run("remove", self._remove_unless_referenced(content_hash))
 
     async def _remove_unless_referenced(self, content_hash: ContentHash) -> None:
         if not self._leases.begin_removal(content_hash):

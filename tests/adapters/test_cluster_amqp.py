@@ -226,6 +226,10 @@ class MembershipTests(ClusterCase):
         self.pass_time(LIVE_S)
         self.start(SIX[0])
         self.assertEqual(told, SIX[:1] * 3)
+        for life, times in (("a.1", 4), ("a.1", 4), ("a.2", 5)):
+            self.servers[SIX[0]].heartbeat = Heartbeat(SIX[0], life=life)
+            self.pass_time(HEARTBEAT_S)
+            self.assertEqual(told, SIX[:1] * times)
 
     def test_suspicion(self) -> None:
         """A node that took no connection is not live, until it is heard."""

@@ -225,6 +225,17 @@ class FlowTests(DataServerCase):
             self.assertEqual(self.server.names("objects"), [])
             self.flushLoggedErrors()
 
+    async def test_a_shard_in_pieces(self) -> None:
+        """A shard that is read on and on, or here and there, is no sign of trouble."""
+        what = sample(200 * SCHEME.stripe_size)
+        await self.node.put(what.content, 1, what.shards[1])
+        reader = await self.node.open(what.content.hash, 1)
+        for first in (0, 20, 40, 60, 10, 30, 50, 180):
+            got = await reader.read(first, 20)
+            self.assertEqual(got, what.plain(1)[first * 4096 :][: 20 * 4096])
+        await reader.close()
+        self.assertEqual(self.troubles, [])
+
     async def test_a_server_that_stops(self) -> None:
         """Who was connected to it learns of it by the next call, and goes on when it is back."""
         what = sample(1000)

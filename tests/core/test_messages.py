@@ -120,7 +120,7 @@ class HeartbeatTests(SyncTestCase):
 
     def test_example(self) -> None:
         """The body is the JSON string that the Go design sends; the rest is in headers."""
-        heartbeat = Heartbeat("10.29.1.1:12345", "rack-1", 123456789, writable=False)
+        heartbeat = Heartbeat("10.29.1.1:12345", "rack-1", 123456789, writable=False, life="5f1c.1")
         self.assertEqual(heartbeat.body(), b'"10.29.1.1:12345"')
         self.assertEqual(
             heartbeat.headers(),
@@ -129,12 +129,20 @@ class HeartbeatTests(SyncTestCase):
                 "dostore-zone": "rack-1",
                 "dostore-free-bytes": "123456789",
                 "dostore-writable": "false",
+                "dostore-life": "5f1c.1",
             },
         )
 
     @prove
     @given(
-        st.builds(Heartbeat, addresses, zones, st.none() | st.integers(0, 10**18), st.booleans())
+        st.builds(
+            Heartbeat,
+            addresses,
+            zones,
+            st.none() | st.integers(0, 10**18),
+            st.booleans(),
+            life=zones,
+        )
     )
     def test_round_trip(self, heartbeat: Heartbeat) -> None:
         """What is sent is read."""

@@ -297,7 +297,7 @@ class StoredTests(WritingCase):
         fault.lift()
         # The drive is back, and whoever looked for what is missing on it has passed.
         await machine.pass_time(10.0)
-        await machine.run(writer.discard(one))
+        writer.discard(one)
         writer.keep(two)
         await machine.settle()
         self.assertEqual(len(machine.shard_files()), 6)
@@ -340,6 +340,7 @@ class StoredTests(WritingCase):
         self.metadata.before = fail
         with self.assertRaises(MetadataUnavailable):
             await machine.put("one", content(SMALL))
+        await machine.settle()
         self.assert_nothing_kept(machine)
         self.metadata.before = lambda: None
         version = await machine.put("one", content(SMALL))
