@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from treq.client import HTTPClient
@@ -30,7 +30,10 @@ from dostore.adapters.elastic_answers import (
     error_of,
 )
 from dostore.adapters.elastic_link import NDJSON, ElasticLink, LinkLimits
-from dostore.errors import ConfigError
+from dostore.adapters.meta_elastic import ElasticMetadata
+from dostore.core.names import ContentHash
+from dostore.errors import ConfigError, MetadataUnavailable
+from tests.contract.metadata import draft
 from tests.support.cases import SyncTestCase
 
 LIMITS = LinkLimits(max_answer_bytes=100_000)
@@ -459,6 +462,36 @@ class SecretTests(LinkTestCase):
                 self.assertNotIn(PASSWORD, told)
             # A traceback would show the reason behind it, which may quote the password.
             self.assertTrue(error.__suppress_context__ or error.__context__ is None)
+
+
+class StoreTests(LinkTestCase):
+    """The metadata store on what is no Elasticsearch."""
+
+    def test_every_call_fails_in_words(self) -> None:
+        """HTML, other JSON, an old Elasticsearch, garbled versions: told as MetadataUnavailable."""
+        scripts = [HTML, GOOD, answer(404, {}), answer(400, {"error": "x"})]
+        for number in ("6.8.0", "x", "7", [7]):
+            scripts.append(answer(200, {"version": {"number": number}}))
+        for number in ("7.10.2", "8.19.0"):
+            # It says that it is one, but what it says of the index is nonsense.
+            scripts.append(answer(200, {"version": {"number": number}}))
+        for script in scripts:
+            store = ElasticMetadata(self.link("a", a=[script]), self.clock, lambda: 0.0)
+            for call in (
+                store.add(draft("a")),
+                store.latest("a"),
+                store.get("a", 1),
+                store.history("a", 1, 9),
+                store.current("", "", 9),
+                store.versions("", "", 1, 9),
+                store.referenced([ContentHash(bytes(32))]),
+                store.created(),
+                store.ping(),
+            ):
+                coroutine: Coroutine[Any, Any, Any] = call
+                error = self.outcome(Deferred.fromCoroutine(coroutine))
+                self.assertIsInstance(error, MetadataUnavailable)
+                self.assertRegex(error.detail, r"\.$")
 
 
 class AddressTests(SyncTestCase):
