@@ -20,7 +20,7 @@ from dostore.adapters.elastic_address import parse_addresses
 from dostore.adapters.elastic_answers import Answer, NoAnswer
 from dostore.adapters.elastic_link import ElasticLink
 from dostore.adapters.meta_elastic import ElasticMetadata, open_metadata
-from tests.support.cases import AsyncTestCase, needs
+from tests.support.cases import AsyncTestCase
 from tests.support.elasticsearch_server import elasticsearch
 
 
@@ -123,7 +123,6 @@ class ElasticTestCase(AsyncTestCase):
 
     async def get_server(self) -> str:
         """The URL of a running server."""
-        needs("Elasticsearch")
         if not self.url:
             self.url = await threads.deferToThread(self.start_server)
         return self.url
