@@ -31,12 +31,14 @@ run: $(READY) ## start the store: make run LISTEN_ADDRESS=127.0.0.1:12345 STORAG
 demo: $(READY) ## a tour with real files, in a temporary folder
 	@$(BIN)/python -m docs.tour
 
-cluster: $(READY) servers ## a cluster of eight servers on this machine, in the foreground, in ./cluster-data
+cluster: $(READY) ## a cluster of eight servers on this machine, in the foreground, in ./cluster-data
+	@requirements/get-rabbitmq
+	@requirements/get-elasticsearch
 	@exec $(BIN)/python -m deploy.cluster
 
-servers: ## RabbitMQ and Elasticsearch, for the tests and for make cluster: got once
+servers: ## what the tests start besides dostore: got once, kept in .cache
 	@requirements/get-rabbitmq
-	@requirements/get-elasticsearch elasticsearch
+	@requirements/get-elasticsearch elasticsearch opensearch
 
 test: $(READY) servers ## every test; every branch of dostore/core is taken by the tests of core
 	@mkdir -p .cache
@@ -70,6 +72,6 @@ wheel: $(READY) ## dist/dostore-*.whl
 bench: $(READY) ## speed, beside what the same machine does bare
 	@$(BIN)/python -m benchmarks
 
-clean: ## all that was made, except STORAGE_ROOT
+clean: ## all that was made, except STORAGE_ROOT and cluster-data
 	@rm -rf $(VENV) .cache build dist *.egg-info .hypothesis _trial_temp* twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
