@@ -392,9 +392,9 @@ def refusal(
     text = f"{done} nodes took their shard; a write needs {quorum}."
     if full and done + len(full) >= quorum:
         return NoSpace(f"{text} {_too_full(full)}")
-    return QuorumNotMet(
-        f"{text} Failed: {', '.join(sorted(failed))}. Try again later.", outcomes=failed
-    )
+    # Those that were known to be away were not tried.
+    tried = f" Failed: {', '.join(sorted(failed))}." if failed else ""
+    return QuorumNotMet(f"{text}{tried} Try again later.", outcomes=failed)
 
 
 def _too_full(addresses: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from dostore.errors import (
 from dostore.fanout import gather
 from dostore.ports import IMetadataStore
 from dostore.service.reading import BATCH_BYTES
-from dostore.service.writing import WRITE_GRACE_S
+from dostore.service.writing import WRITE_GRACE_S, refusal
 from tests.service.test_damage import content
 from tests.support.machine import SCHEME, Bytes, Machine, MachineCase
 
@@ -502,6 +502,13 @@ class QuorumTests(WritingCase):
             self.assertIn("4 of 6 nodes", caught.exception.detail)
             self.assertIn("needs 5", caught.exception.detail)
             self.assertEqual(sorted(caught.exception.outcomes), ["drive-5", "drive-6"])
+
+    def test_nobody_failed(self) -> None:
+        """Where those that are missing were not even tried, none is named."""
+        error = refusal({}, 4, 5)
+        self.assertEqual(
+            error.detail, "4 nodes took their shard; a write needs 5. Try again later."
+        )
 
     async def test_raised_quorum(self) -> None:
         """A quorum of all takes all."""
