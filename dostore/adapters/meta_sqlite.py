@@ -7,7 +7,7 @@ hot names in memory, and hands reads to threads of their own.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -29,6 +29,7 @@ from dostore.adapters.threads import Mailbox, Workers
 from dostore.core.model import Draft, Version
 from dostore.core.names import ContentHash
 from dostore.errors import DostoreError, InvalidName, MetadataUnavailable
+from dostore.fanout import with_timeout
 from dostore.ports import Check, IMetadataStore
 
 T = TypeVar("T")
@@ -41,6 +42,8 @@ log = Logger()
 _CACHED_META_CHARACTERS = 1024
 
 _READ_THREADS = 2
+
+_HANGS = "The metadata database does not answer. Its drive may hang; try again later."
 
 
 class _Latest:
@@ -214,9 +217,15 @@ class SqliteMetadata:
         """
         self._usable(draft.name)
         waiter: Deferred[Version] = Deferred()
-        self._waiting.append(Addition(draft, check, waiter))
+        addition = Addition(draft, check, waiter)
+        self._waiting.append(addition)
         self._start_batch()
-        return await waiter
+        timer = self._clock.callLater(self._limits.queue_timeout_s, self._give_up, addition)
+        try:
+            return await waiter
+        finally:
+            if timer.active():
+                timer.cancel()
 
     async def latest(self, name: str) -> Version | None:
         """See IMetadataStore."""
@@ -264,7 +273,7 @@ class SqliteMetadata:
     async def ping(self) -> None:
         """See IMetadataStore."""
         self._usable()
-        await self._threads.writing.run(self._writer.ping)
+        await self._answered(self._threads.writing.run(self._writer.ping))
 
     # Within
 
@@ -277,7 +286,15 @@ class SqliteMetadata:
             except UnicodeEncodeError as error:
                 raise InvalidName("The object name is not UTF-8.") from error
 
+    async def _answered(self, answer: Coroutine[Any, Any, T]) -> T:
+        return await with_timeout(
+            answer, self._limits.answer_timeout_s, self._clock, lambda: MetadataUnavailable(_HANGS)
+        )
+
     async def _read(self, query: Callable[[Database], T]) -> T:
+        return await self._answered(self._query(query))
+
+    async def _query(self, query: Callable[[Database], T]) -> T:
         try:
             return await self._threads.reading.run(self._writer.read, query)
         except DatabaseDamaged as damaged:
@@ -297,6 +314,12 @@ class SqliteMetadata:
             commit = self._threads.writing.run(self._writer.commit, batch)
             done = Deferred.fromCoroutine(commit)
             _ = done.addBoth(self._end_batch, batch)
+
+    def _give_up(self, addition: Addition) -> None:
+        """A version waits for a batch that hangs. One that is in it may be made yet, and waits."""
+        if addition in self._waiting:
+            self._waiting.remove(addition)
+            addition.waiter.errback(MetadataUnavailable(_HANGS))
 
     def _end_batch(
         self, outcomes: list[Version | DostoreError] | Failure, batch: list[Addition]

@@ -63,6 +63,9 @@ class MetadataLimits:
     :ivar cached_versions: how many newest versions are kept in memory.
     :ivar cheap_bytes: a database up to this size is saved at a clean stop, too, when the log has
         more than half of its size.
+    :ivar answer_timeout_s: who waits longer for a database whose drive hangs is told so. Nothing
+        takes as long but making the database anew.
+    :ivar queue_timeout_s: a version that was not begun to be written for so long is not made.
     """
 
     sync_timeout_s: float = 5.0
@@ -71,6 +74,8 @@ class MetadataLimits:
     batch_versions: int = 1000
     cached_versions: int = 10_000
     cheap_bytes: int = 16 << 20
+    answer_timeout_s: float = 10.0
+    queue_timeout_s: float = 30.0
 
 
 @define(slots=True, eq=False)

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock, deferLater
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.drives import DriveSet
 from dostore.adapters.files import Files
-from dostore.adapters.meta_sqlite import LogPlace, SqliteMetadata
+from dostore.adapters.meta_sqlite import LogPlace, MetadataLimits, SqliteMetadata
 from dostore.adapters.threads import Mailbox, Workers
 from dostore.core.model import Version
 from dostore.core.names import ContentHash, ShardName
@@ -120,6 +120,8 @@ class Machine:
             files=FaultyFiles(durable=False),
             mailbox=self._mailbox,
             clock=self.clock,
+            # Its threads are real, and this clock goes on without them.
+            limits=MetadataLimits(answer_timeout_s=1e9, queue_timeout_s=1e9),
         )
         self.store = ObjectStore(
             self.drives,
