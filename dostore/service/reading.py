@@ -79,6 +79,7 @@ class ContentReader:
             return first
         pieces = await self._read()
         if pieces and self._next == self._stop and not self._matches():
+            self._shards.wrong = True
             raise Corrupt(f"What the nodes sent of {self._shards.content.hash} is not its content.")
         return pieces
 
@@ -133,6 +134,7 @@ class ContentReader:
 
     async def _read_without_liar(self) -> Sequence[Block]:
         """Read a small content again, each time without one of the shards that made it wrong."""
+        self._shards.wrong = True
         for index in sorted(self._shards.verified):
             self._shards.without = index
             self._hasher, self._next = hashlib.sha256(), 0

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from dostore.background import Background
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash
-from dostore.core.placement import homes_of_missing
+from dostore.core.placement import homes_of_missing, rank
 from dostore.core.scheme import Scheme
 from dostore.core.stripes import Block
 from dostore.errors import BadShard, ContentLost, DostoreError, MetadataUnavailable, Unavailable
@@ -21,6 +21,7 @@ from dostore.fanout import gather
 from dostore.loglines import Rationed
 from dostore.ports import ICluster, IMetadataStore, IShardNode, IShardWriter, IWorkers
 from dostore.service.leases import Leases
+from dostore.service.proof import Proof, find_wrong
 from dostore.service.reading import BATCH_BYTES
 from dostore.service.shardset import ShardSet
 from dostore.service.stats import Stats
@@ -91,6 +92,7 @@ class Repairer:
         self._repaired = Rationed(_log.info, "{count} more contents were repaired", clock)
         self._unrepaired = Rationed(_log.warn, "{count} more contents are not repaired", clock)
         self._lost: dict[ContentHash, None] = {}
+        self._doubted: set[ContentHash] = set()
         self._glances: dict[ContentHash, tuple[Content, set[int]]] = {}
         self._healing = False
         self._heal_again = False
@@ -116,7 +118,9 @@ class Repairer:
         if shards.faulty or shards.slow:
             self._stats.degraded_reads += 1
             self._stats.damaged_shards += len(shards.faulty)
-        if shards.faulty:
+        if shards.wrong:
+            self._doubted.add(shards.content.hash)
+        if shards.faulty or shards.wrong:
             self.notice(shards.content.hash)
         # Also then: a shard that was not read may be damaged as well.
         if len(self._glances) < _GLANCES:
@@ -185,16 +189,23 @@ class Repairer:
         outcomes = await gather([m.node.inventory(page) for m in members])
         found: dict[ContentHash, set[int]] = {}
         takers: dict[ContentHash, int] = {}
+        copies: dict[ContentHash, int] = {}
         writable = sum(1 for member in members if member.writable)
         for member, outcome in zip(members, outcomes, strict=True):
             if outcome.ok:
                 for content_hash, indexes in outcome.value.items():
-                    found.setdefault(content_hash, set()).update(indexes)
+                    known_indexes = found.setdefault(content_hash, set())
+                    copies[content_hash] = copies.get(content_hash, 0) + len(
+                        known_indexes.intersection(indexes)
+                    )
+                    known_indexes.update(indexes)
                     # A node that has a shard of a content takes no other of it.
                     takers[content_hash] = takers.get(content_hash, writable) - member.writable
         too_few: list[ContentHash] = []
         for content_hash, indexes in found.items():
-            missing = len(indexes) < self._scheme.shards and takers[content_hash] > 0
+            # A node with a copy of what another has too can give that up.
+            room = takers[content_hash] + copies[content_hash]
+            missing = len(indexes) < self._scheme.shards and room > 0
             # The shards of a content that is being written are not missing, only not there yet.
             if not missing or self._leases.held(content_hash):
                 continue
@@ -309,12 +320,18 @@ class Repairer:
                     found=len(sound),
                     needed=content.scheme.k,
                 )
+            if content_hash in self._doubted:
+                self._doubted.discard(content_hash)
+                if await self._discard_wrong(content, sound):
+                    continue
             targets = self._targets(content, sound)
             if not targets:
                 if len(sound) < content.scheme.shards:
+                    if await self._discard_copy(content, sound):
+                        continue
                     self._wait_for_node(content_hash)
                 return 0
-            if await self._make(content, targets):
+            if await self._make(content, targets, sound):
                 await self._verify(content, targets)
                 self._stats.repaired_shards += len(targets)
                 self._lost.pop(content_hash, None)
@@ -374,14 +391,70 @@ class Repairer:
         placed = homes_of_missing(content.hash, zones, usable, sound, content.scheme.shards)
         return {index: members[address].node for index, address in placed.items()}
 
-    async def _make(self, content: Content, targets: Mapping[int, IShardNode]) -> bool:
-        """Write the target shards; False when another damaged shard was met on the way."""
+    async def _discard_wrong(self, content: Content, sound: Mapping[int, Sequence[str]]) -> bool:
+        """Put the shard out of the way that is not what its node says; False: there is none."""
+        index = await find_wrong(content, self._cluster, self._workers, self._clock)
+        if index is None:
+            return False
+        self._stats.damaged_shards += 1
+        addresses = sound.get(index, ())
+        _log.error(
+            "Shard {index} of {hash}, from {addresses}, has right checks and is wrong",
+            index=index,
+            hash=content.hash,
+            addresses=", ".join(addresses),
+        )
+        nodes = {m.address: m.node for m in self._cluster.members() if m.live}
+        outcomes = await gather(
+            [
+                nodes[address].discard(content.hash, index)
+                for address in addresses
+                if address in nodes
+            ]
+        )
+        return all(outcome.ok for outcome in outcomes)
+
+    async def _discard_copy(self, content: Content, sound: Mapping[int, Sequence[str]]) -> bool:
+        """Put a copy of a shard out of the way that another node has too; False: there is none.
+
+        A disk that was cloned brings such, and then no node is free for what is missing. All API
+        servers take the same copy, and if they did not, k shards would be left.
+        """
+        members = {m.address: m for m in self._cluster.members()}
+        ranked = rank(content.hash, {address: m.zone for address, m in members.items()})
+        if len(sound) <= content.scheme.k:
+            return False
+        for index, addresses in sound.items():
+            for address in sorted(addresses, key=ranked.index)[1:]:
+                if members[address].writable:
+                    await members[address].node.discard(content.hash, index)
+                    _log.info(
+                        "{address} had a copy of shard {index} of {hash}",
+                        address=address,
+                        index=index,
+                        hash=content.hash,
+                    )
+                    return True
+        return False
+
+    async def _make(
+        self,
+        content: Content,
+        targets: Mapping[int, IShardNode],
+        sound: Mapping[int, Sequence[str]],
+    ) -> bool:
+        """Write the target shards; False when another damaged shard was met on the way.
+
+        :raises BadShard: the shards that are there do not make the content.
+        """
         scheme = content.scheme
         shards = ShardSet(content, self._cluster, workers=self._workers, clock=self._clock)
         await shards.locate()
         shards.faulty |= set(targets)
         met = set(shards.faulty)
         writers: dict[int, IShardWriter] = {}
+        proof = Proof(shards)
+        wanted = sorted({*targets, *range(scheme.k)})
         try:
             for index, node in targets.items():
                 writers[index] = await node.begin(index, scheme)
@@ -391,8 +464,13 @@ class Repairer:
                 blocks = await shards.read_stripes(first, min(batch, stripes - first))
                 if shards.faulty - met:
                     return False
-                rebuilt = await shards.rebuild(blocks, sorted(targets))
+                rebuilt = await shards.rebuild(blocks, wanted)
+                await proof.add(first, rebuilt)
                 await _all(writer.write(_column(rebuilt, i)) for i, writer in writers.items())
+            if not proof.holds():
+                if await self._discard_wrong(content, sound):
+                    return False
+                raise BadShard("The shards that are there do not make it.")
             await _all(writer.commit(content) for writer in writers.values())
         finally:
             await shards.close()

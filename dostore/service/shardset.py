@@ -38,6 +38,7 @@ class ShardSet:
     :ivar faulty: the indexes of shards that were met missing or damaged.
     :ivar verified: those of shards whose blocks were right, as far as they were read.
     :ivar without: the index of a shard to leave out; -1: none.
+    :ivar wrong: its nodes' checks were right, and yet what was read was not the content.
     :ivar slow: those of shards that did not answer in time or at all.
     """
 
@@ -53,6 +54,7 @@ class ShardSet:
         self.faulty: set[int] = set()
         self.verified: set[int] = set()
         self.without = -1
+        self.wrong = False
         self.slow: set[int] = set()
         self._cluster = cluster
         self._workers = workers
