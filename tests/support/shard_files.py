@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import xxhash
@@ -98,15 +98,18 @@ def is_full(places: Mapping[int, list[Path]], shards: int) -> bool:
     return sorted(places) == list(range(shards)) and len(drives) == len(set(drives)) == shards
 
 
-def require_whole(drives: Iterable[Path]) -> int:
+def require_whole(drives: Iterable[Path], only: Collection[str] | None = None) -> int:
     """Read every shard of every content; how many contents there are.
 
+    :param only: leave out contents whose hash, as it is in file names, is not among these.
     :raises AssertionError: one has not its k + m shards on as many drives, or they do not give it.
     """
     contents: dict[bytes, dict[int, ShardFile]] = {}
     seen: set[tuple[bytes, Path]] = set()
     for drive in drives:
         for path in (drive / "objects").iterdir():
+            if only is not None and path.name.partition(".")[0] not in only:
+                continue
             shard = read_shard(path)
             _require(path, (shard.content, drive) not in seen, "another of the content beside it")
             seen.add((shard.content, drive))
