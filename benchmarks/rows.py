@@ -10,6 +10,7 @@ from attrs import frozen
 
 from benchmarks.load import MIB, Figures, ask
 from benchmarks.references import Scale
+from tests.support.clusters import Cluster
 from tests.support.processes import Store, wait_until
 
 _CONNECTIONS = 16
@@ -17,7 +18,8 @@ _LISTED = 1000
 
 
 class Bench:
-    """Two stores in a folder, one of which does not sync its shards; each starts when it is needed.
+    """Two stores in a folder, one of which does not sync its shards, and a cluster on this machine;
+    each starts when it is needed.
 
     :ivar scale: how much is done at a time.
     """
@@ -27,12 +29,18 @@ class Bench:
         self._folder = folder
         self._salts = itertools.count(1)
         self._stores: dict[bool, Store] = {}
+        self._cluster: Cluster | None = None
         self._large: dict[str, int] = {}
-        self._small: int | None = None
+        self._small: dict[bool | None, int] = {}
         self._listed = False
 
-    def store(self, synced: bool) -> Store:
-        """One of the two, running."""
+    def store(self, synced: bool | None) -> Store:
+        """One of the two, running; None: an API server of the cluster."""
+        if synced is None:
+            if self._cluster is None:
+                self._cluster = Cluster(self._folder / "cluster", api=1)
+                self._cluster.start()
+            return self._cluster.api[0]
         if synced not in self._stores:
             options = [] if synced else ["--no-shard-sync"]
             store = Store(self._folder / ("synced" if synced else "unsynced"), options)
@@ -44,6 +52,8 @@ class Bench:
         """Stop what was started."""
         for store in self._stores.values():
             store.kill()
+        if self._cluster is not None:
+            self._cluster.kill()
 
     # --- the rows ---
 
@@ -91,27 +101,29 @@ class Bench:
             verify=verify,
         )
 
-    def put_small(self, synced: bool, connections: int) -> Figures:
+    def put_small(self, synced: bool | None, connections: int) -> Figures:
         """PUT small objects, each under a name of its own."""
         scale = self.scale
-        count = scale.synced_count if synced else scale.small_count
+        count = scale.small_count if synced is False else scale.synced_count
         if connections == 1:
             count //= 4
         return self._put_small(synced, connections, count, next(self._salts))
 
-    def _put_small(self, synced: bool, connections: int, count: int, salt: int) -> Figures:
+    def _put_small(self, synced: bool | None, connections: int, count: int, salt: int) -> Figures:
         return self._requests("PUT", synced, connections, count, salt, count)
 
-    def get_small(self, connections: int) -> Figures:
+    def get_small(self, synced: bool | None, connections: int) -> Figures:
         """GET small objects in turn."""
-        if self._small is None:
-            self._small = next(self._salts)
-            self._put_small(True, _CONNECTIONS, self.scale.synced_count, self._small)
-        count = self.scale.small_count // (1 if connections > 1 else 4)
-        return self._requests("GET", True, connections, count, self._small, self.scale.synced_count)
+        names = self.scale.synced_count
+        if synced not in self._small:
+            salt = self._small[synced] = next(self._salts)
+            self._put_small(synced, _CONNECTIONS, names, salt)
+        count = self.scale.small_count if synced else self.scale.synced_count
+        count //= 1 if connections > 1 else 4
+        return self._requests("GET", synced, connections, count, self._small[synced], names)
 
     def _requests(
-        self, method: str, synced: bool, connections: int, count: int, salt: int, names: int
+        self, method: str, synced: bool | None, connections: int, count: int, salt: int, names: int
     ) -> Figures:
         figures = ask(
             "small",
@@ -157,13 +169,14 @@ class Row:
     """A line of the table.
 
     :ivar references: what it is compared with, by their keys.
+    :ivar synced: which store it is about; see Bench.
     :ivar measure: one run; ``rate`` of its figures is in ``unit``.
     """
 
     title: str
     unit: str
     references: tuple[str, ...]
-    synced: bool
+    synced: bool | None
     measure: Callable[[Bench], Figures]
 
 
@@ -210,7 +223,7 @@ def rows(scale: Scale) -> Mapping[str, Row]:
             "/s",
             ("loopback-small-get",),
             True,
-            lambda b: b.get_small(_CONNECTIONS),
+            lambda b: b.get_small(True, _CONNECTIONS),
         ),
         "put-lone": Row(
             "PUT 4 KiB, one client",
@@ -227,7 +240,39 @@ def rows(scale: Scale) -> Mapping[str, Row]:
             lambda b: b.put_small(False, 1),
         ),
         "get-lone": Row(
-            "GET 4 KiB, one client", "/s", ("loopback-lone-get",), True, lambda b: b.get_small(1)
+            "GET 4 KiB, one client",
+            "/s",
+            ("loopback-lone-get",),
+            True,
+            lambda b: b.get_small(True, 1),
+        ),
+        "cluster-put-lone": Row(
+            "PUT 4 KiB to a cluster, one client",
+            "/s",
+            ("small-files-synced",),
+            None,
+            lambda b: b.put_small(None, 1),
+        ),
+        "cluster-get-lone": Row(
+            "GET 4 KiB from a cluster, one client",
+            "/s",
+            ("loopback-lone-get",),
+            None,
+            lambda b: b.get_small(None, 1),
+        ),
+        "cluster-put": Row(
+            "PUT 4 KiB to a cluster, 16 clients",
+            "/s",
+            ("small-files-synced",),
+            None,
+            lambda b: b.put_small(None, _CONNECTIONS),
+        ),
+        "cluster-get": Row(
+            "GET 4 KiB from a cluster, 16 clients",
+            "/s",
+            ("loopback-small-get",),
+            None,
+            lambda b: b.get_small(None, _CONNECTIONS),
         ),
         "list": Row(
             f"list 1,000 of {scale.names:,} names",
