@@ -41,7 +41,7 @@ class A8(HttpTestCase):
             answer = self.ask("GET", "/objects/a")
             self.assertNotIn("set-cookie", answer.headers)
             self.assertEqual(answer.body, b"x")
-            self.assertEqual(answer.headers[field.decode().lower()], value.decode().strip(" "))
+            self.assertEqual(answer.headers[field.decode().lower()], value.decode().strip(" \t"))
         return status
 
     def test_values(self) -> None:
