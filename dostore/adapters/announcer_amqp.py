@@ -35,7 +35,8 @@ class Announcer:
 
     It is made before ``bus`` connects, and lives as long.
 
-    :param describe: the heartbeat of this moment, always of one address; it must not block. While it
+    :param describe: the heartbeat of this moment, always of one address; it must not block. While
+    it
         raises NodeUnavailable there is none, so that others soon take the server for away.
     :param held: the shards here of a content; it must not block. While it raises NodeUnavailable,
         locates are not answered: who asks then asks directly.
