@@ -109,6 +109,7 @@ class ObjectStore:
             clock=clock,
             now=now,
             grace_s=orphan_grace_s,
+            bring_back=self._writer.bring_back,
             leases=leases,
             stats=self.stats,
         )
@@ -158,6 +159,7 @@ class ObjectStore:
         return await to_the_end(self._publish(content, draft, check))
 
     async def _publish(self, content: Content, draft: Draft, check: Check | None) -> Version:
+        reused = self._writer.was_reused(content)
         try:
             version = await self.metadata.add(draft, check)
         except OutcomeUnknown:
@@ -167,6 +169,8 @@ class ObjectStore:
         except BaseException:
             self._writer.discard(content)
             raise
+        if reused:
+            await self._writer.bring_back(content.hash)
         self._writer.keep(content)
         self.stats.puts += 1
         return version

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -30,6 +30,7 @@ class OrphanSweep:
     :param grace_s: one that was written or renewed within so many seconds is spared too: another
         API server may be about to refer to it. 0 where there is no other.
     :param now: the time of day in seconds since the epoch.
+    :param bring_back: see ContentWriter.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class OrphanSweep:
         stats: Stats,
         now: Callable[[], float],
         grace_s: float,
+        bring_back: Callable[[ContentHash], Awaitable[None]],
     ) -> None:
+        self._bring_back = bring_back
         self._now = now
         self._grace_s = grace_s
         self._cluster = cluster
@@ -91,6 +94,10 @@ class OrphanSweep:
         if self._grace_s and modified > self._now() - self._grace_s:
             return False
         await gather([m.node.delete(content_hash) for m in members])
+        if await self._metadata.referenced([content_hash]):
+            # Another API server has made a version of it meanwhile.
+            await self._bring_back(content_hash)
+            return False
         return True
 
     async def _modified(self, content_hash: ContentHash, members: Sequence[Member]) -> float:

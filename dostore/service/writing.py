@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -85,6 +86,7 @@ class ContentWriter:
         self._background = background
         self._quorum = quorum
         self._degraded: set[ContentHash] = set()
+        self._reused: Counter[ContentHash] = Counter()
         self._batch_bytes = max(1, BATCH_BYTES // scheme.stripe_size) * scheme.stripe_size
 
     def require_quorum(self) -> None:
@@ -136,6 +138,32 @@ class ContentWriter:
             self._give_up(content_hash)
             raise
 
+    def was_reused(self, content: Content) -> bool:
+        """Whether a write found the content stored; asked once for each :meth:`write`."""
+        if not self._reused[content.hash]:
+            return False
+        self._reused[content.hash] -= 1
+        if not self._reused[content.hash]:
+            del self._reused[content.hash]
+        return True
+
+    async def bring_back(self, content_hash: ContentHash) -> None:
+        """Have the nodes take a content back that is referred to, if they put it in ``garbage/``.
+
+        Another API server knows nothing of the leases here: it may have removed the content, as
+        nobody's, between the moment when it was found here and that when a version referred to it.
+        Whoever of the two comes last sees what the other did: he who makes the version looks for
+        the content after it, and he who removes asks for versions again after that.
+        """
+        try:
+            # What is opened is taken out of garbage/.
+            _, sound, _ = await self._repairer.survey(content_hash)
+        except DostoreError as error:
+            _log.warn("{hash} is not looked after: {error}", hash=content_hash, error=error)
+            return
+        if sound < self._scheme.shards:
+            self._repairer.notice(content_hash)
+
     def keep(self, content: Content) -> None:
         """A version refers to the content now."""
         self._leases.release(content.hash)
@@ -169,6 +197,8 @@ class ContentWriter:
                     strict=True,
                 ):
                     _log_failure(f"{content_hash} is left for the sweep", member, outcome)
+                if await self._metadata.referenced([content_hash]):
+                    await self.bring_back(content_hash)
         except DostoreError as error:
             # The sweep for contents without a version finds it later.
             _log.warn("{hash} is left for the sweep: {error}", hash=content_hash, error=error)
@@ -338,6 +368,7 @@ class ContentWriter:
 
     async def _renew(self, content: Content) -> None:
         self._stats.deduplicated += 1
+        self._reused[content.hash] += 1
         members = [m for m in self._cluster.members() if m.live]
         for member, outcome in zip(
             members, await gather([m.node.renew(content.hash) for m in members]), strict=True

@@ -7,7 +7,7 @@ import gc
 import hashlib
 import os
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,10 @@ def hash_of(data: bytes) -> ContentHash:
     return ContentHash(hashlib.sha256(data).digest())
 
 
+def _run(function: Callable[[], Coroutine[Any, Any, None]]) -> Deferred[None]:
+    return Deferred.fromCoroutine(function())
+
+
 def _same(wait: Deferred[None]) -> Deferred[None]:
     return wait
 
@@ -48,12 +52,14 @@ class Hooked:
 
     :ivar before: called before each add; may raise, or give what to wait for.
     :ivar adds: how many were asked for.
+    :ivar unaware: so many questions for references are answered as if there were none yet.
     """
 
     def __init__(self, metadata: IMetadataStore) -> None:
         self._metadata = metadata
         self.before: Callable[[], Any] = lambda: None
         self.adds = 0
+        self.unaware = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._metadata, name)
@@ -65,6 +71,13 @@ class Hooked:
         if wait is not None:
             await wait
         return await self._metadata.add(draft, check)
+
+    async def referenced(self, hashes: Any) -> Any:
+        """See IMetadataStore."""
+        if self.unaware:
+            self.unaware -= 1
+            return set()
+        return await self._metadata.referenced(hashes)
 
 
 class WritingCase(MachineCase):
@@ -148,6 +161,45 @@ class RefusedTests(WritingCase):
             with self.assertRaises(PreconditionFailed):
                 await machine.put("name", content(size), check=refuse)
         await self.assert_gone(machine)
+
+
+class OtherServerTests(WritingCase):
+    """Another API server, which knows nothing of the leases here, has the same content in hand."""
+
+    async def test_removed_before_the_version(self) -> None:
+        """A content that was found, and then removed as nobody's, is back when it has a version."""
+        machine = await self.machine()
+        for size in (SMALL, LARGE):
+            stored = await machine.put(f"first{size}", content(size))
+            assert stored.content is not None
+            content_hash = stored.content.hash
+
+            async def remove(content_hash: ContentHash = content_hash) -> None:
+                for member in machine.drives.members():
+                    await member.node.delete(content_hash)
+                self.assertEqual(machine.shard_files(content_hash), {})
+
+            self.metadata.before = partial(_run, remove)
+            version = await machine.put(f"second{size}", content(size))
+            self.metadata.before = lambda: None
+            self.assert_whole(machine, version)
+
+    async def test_version_made_before_the_removal(self) -> None:
+        """A content is brought back when a version was made of it while it was removed."""
+        machine = await self.machine()
+        for size in (SMALL, LARGE):
+            version = await machine.put(f"theirs{size}", content(size))
+
+            def fail() -> None:
+                self.metadata.before = lambda: None
+                raise MetadataUnavailable("Not now.")
+
+            self.metadata.before, self.metadata.unaware = fail, 1
+            with self.assertRaises(MetadataUnavailable):
+                await machine.put(f"ours{size}", content(size))
+            await machine.settle()
+            self.assertEqual(self.metadata.unaware, 0)
+            self.assert_whole(machine, version)
 
 
 class MetadataFailsTests(WritingCase):
