@@ -12,8 +12,8 @@ from tests.support.cases import SyncTestCase
 DEFAULT = Config(
     listen_host="127.0.0.1",
     listen_port=12345,
-    storage_root="/work/data",
-    drives=tuple(f"/work/data/{number}" for number in range(1, 7)),
+    storage_root="/srv/data",
+    drives=tuple(f"/srv/data/{number}" for number in range(1, 7)),
     scheme=Scheme(4, 2),
     write_quorum=5,
     require_digest=False,
@@ -29,7 +29,7 @@ DEFAULT = Config(
 def read(environ: dict[str, str] | None = None, /, **options: object) -> Config:
     """A Config of options whose hyphens are written as underscores."""
     named = {name.replace("_", "-"): value for name, value in options.items()}
-    return read_config(named, environ or {}, "/work", open_files=1024)
+    return read_config(named, environ or {}, "/srv", open_files=1024)
 
 
 class ReadConfigTests(SyncTestCase):
@@ -76,7 +76,7 @@ class ReadConfigTests(SyncTestCase):
                 shard_sync=False,
                 max_object_size=10 << 20,
                 max_connections=7,
-                access_log="/work/log/access",
+                access_log="/srv/log/access",
                 body_timeout_s=1.5,
                 shutdown_grace_s=0.0,
             ),
@@ -105,8 +105,8 @@ class ReadConfigTests(SyncTestCase):
             Config(
                 listen_host="",
                 listen_port=0,
-                storage_root="/work/elsewhere",
-                drives=("/work/d1", "/work/d2", "/work/d3"),
+                storage_root="/srv/elsewhere",
+                drives=("/srv/d1", "/srv/d2", "/srv/d3"),
                 scheme=Scheme(1, 2),
                 write_quorum=3,
                 require_digest=True,
@@ -224,7 +224,7 @@ class ReadConfigTests(SyncTestCase):
         """It is k + 1 by default, or k where there is no parity; it can be raised only."""
         self.assertEqual(read(data_shards="8", parity_shards="3").write_quorum, 9)
         self.assertEqual(read(data_shards="1", parity_shards="0").write_quorum, 1)
-        self.assertEqual(read(data_shards="1", parity_shards="0").drives, ("/work/data/1",))
+        self.assertEqual(read(data_shards="1", parity_shards="0").drives, ("/srv/data/1",))
         self.assertIn("give 1", self.refused(data_shards="1", parity_shards="0", write_quorum="2"))
         self.assertIn("from 5 to 6", self.refused(write_quorum="4"))
 
@@ -236,9 +236,9 @@ class ReadConfigTests(SyncTestCase):
 
     def test_default_connections_leave_files_for_everyone(self) -> None:
         """Even when all read at once, each with k + m shards, no file is refused."""
-        few = read_config({}, {}, "/work", open_files=20)
+        few = read_config({}, {}, "/srv", open_files=20)
         self.assertEqual(few, evolve(DEFAULT, max_connections=16))
-        many = read_config({}, {}, "/work", open_files=1 << 30)
+        many = read_config({}, {}, "/srv", open_files=1 << 30)
         self.assertEqual(many, evolve(DEFAULT, max_connections=4096))
 
 
@@ -261,7 +261,7 @@ class DrivesTests(SyncTestCase):
 
     def test_the_same_twice(self) -> None:
         """However it is spelled, a folder counts once."""
-        self.assertIn("/work/a is named twice", self.refused("a,b,c,d,e,./x/../a/"))
+        self.assertIn("/srv/a is named twice", self.refused("a,b,c,d,e,./x/../a/"))
 
     def test_one_within_another(self) -> None:
         """A folder within another would be lost with it."""
