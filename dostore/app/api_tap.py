@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 from twisted.application.service import IService
 from twisted.python import usage
 
-from dostore import __version__
 from dostore.adapters.meta_elastic import DEFAULT_INDEX
-from dostore.app import wiring
+from dostore.app import process, wiring
 from dostore.app.config import (
     DEFAULT_BODY_TIMEOUT_S,
     DEFAULT_LISTEN,
@@ -98,10 +97,9 @@ _FLAGS = (
 )
 
 
-class Options(usage.Options):
+class Options(process.Options):
     """The command line. Values are read by :func:`dostore.app.config.read_config`."""
 
-    synopsis = "[options]"
     longdesc = (
         "A store of objects on this machine's drives. Each option may also be given by the"
         " environment variable named beside it; the option counts more."
@@ -110,11 +108,6 @@ class Options(usage.Options):
         [name, short, None, described(name, text)] for name, short, text in _PARAMETERS
     ]
     optFlags: ClassVar = [[name, None, described(name, text)] for name, text in _FLAGS]
-
-    def opt_version(self) -> None:
-        """Display dostore's version and exit."""
-        print(f"dostore {__version__}")  # noqa: T201 - what --version is for
-        raise SystemExit(0)
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:

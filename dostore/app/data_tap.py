@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from twisted.application.service import IService
 from twisted.python import usage
 
-from dostore import __version__
-from dostore.app import data_wiring
+from dostore.app import data_wiring, process
 from dostore.app.config import (
     DEFAULT_BODY_TIMEOUT_S,
     DEFAULT_LISTEN,
@@ -81,10 +80,9 @@ _FLAGS = (
 )
 
 
-class Options(usage.Options):
+class Options(process.Options):
     """The command line. Values are read by :func:`dostore.app.data_config.read_data_config`."""
 
-    synopsis = "[options]"
     longdesc = (
         "A data server: it keeps shards for the API servers of a cluster, on one disk. The"
         " environment variable RABBITMQ_SERVER names the broker: amqp://user:password@host/vhost."
@@ -95,11 +93,6 @@ class Options(usage.Options):
         [name, short, None, described(name, text)] for name, short, text in _PARAMETERS
     ]
     optFlags: ClassVar = [[name, None, described(name, text)] for name, text in _FLAGS]
-
-    def opt_version(self) -> None:
-        """Display dostore's version and exit."""
-        print(f"dostore {__version__}")  # noqa: T201 - what --version is for
-        raise SystemExit(0)
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:

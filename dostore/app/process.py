@@ -7,10 +7,24 @@ import signal
 from types import FrameType
 from typing import Any
 
+from twisted.python import usage
+
+from dostore import __version__
 from dostore.app.settings import environment_variable
 
 #: As many open files as the default of --max-connections can make use of, with 4 + 2 shards.
 _WANTED_OPEN_FILES = 32768
+
+
+class Options(usage.Options):
+    """What every command takes."""
+
+    synopsis = "[options]"
+
+    def opt_version(self) -> None:
+        """Display dostore's version and exit."""
+        print(f"dostore {__version__}")  # noqa: T201 - what --version is for
+        raise SystemExit(0)
 
 
 def described(name: str, text: str) -> str:

@@ -191,12 +191,8 @@ class ContentWriter:
         try:
             if not await self._metadata.referenced([content_hash]):
                 members = [m for m in self._cluster.members() if m.live]
-                for member, outcome in zip(
-                    members,
-                    await gather([m.node.delete(content_hash) for m in members]),
-                    strict=True,
-                ):
-                    _log_failure(f"{content_hash} is left for the sweep", member, outcome)
+                outcomes = await gather([m.node.delete(content_hash) for m in members])
+                _log_failures(f"{content_hash} is left for the sweep", members, outcomes)
                 if await self._metadata.referenced([content_hash]):
                     await self.bring_back(content_hash)
         except DostoreError as error:
@@ -301,8 +297,8 @@ class ContentWriter:
             and (index in holders or address in holders.values())
         ]
         outcomes = await gather([m.node.discard(content_hash, index) for m, index in surplus])
-        for (member, _), outcome in zip(surplus, outcomes, strict=True):
-            _log_failure(f"A surplus shard of {content_hash} is left", member, outcome)
+        members = [member for member, _ in surplus]
+        _log_failures(f"A surplus shard of {content_hash} is left", members, outcomes)
 
     async def _pump(
         self, head: bytes, source: IByteSource, stream: _ShardStream
@@ -370,11 +366,9 @@ class ContentWriter:
         self._stats.deduplicated += 1
         self._reused[content.hash] += 1
         members = [m for m in self._cluster.members() if m.live]
-        for member, outcome in zip(
-            members, await gather([m.node.renew(content.hash) for m in members]), strict=True
-        ):
-            # It only keeps the age for collectors elsewhere; here the lease protects the content.
-            _log_failure(f"{content.hash} is not renewed", member, outcome)
+        outcomes = await gather([m.node.renew(content.hash) for m in members])
+        # It only keeps the age for collectors elsewhere; here the lease protects the content.
+        _log_failures(f"{content.hash} is not renewed", members, outcomes)
 
     def _judge(
         self,
@@ -401,9 +395,10 @@ class ContentWriter:
         return holders
 
 
-def _log_failure(what: str, member: Member, outcome: Outcome[None]) -> None:
-    if outcome.error is not None:
-        _log.warn("{what}: {error}", what=what, error=outcome.error, address=member.address)
+def _log_failures(what: str, members: Sequence[Member], outcomes: Sequence[Outcome[None]]) -> None:
+    for member, outcome in zip(members, outcomes, strict=True):
+        if outcome.error is not None:
+            _log.warn("{what}: {error}", what=what, error=outcome.error, address=member.address)
 
 
 def refusal(
