@@ -20,7 +20,7 @@ from attrs import define, field
 from dostore.adapters.files import Files
 from dostore.adapters.shard_index import ShardIndex, names_in
 from dostore.core.model import Content
-from dostore.core.names import ContentHash, ShardName
+from dostore.core.names import ShardName
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import (
     PAGE_BLOCKS,
@@ -375,7 +375,7 @@ class DriveStore:
         self.files.touch(target)
         self.sync_objects()
 
-    def touch(self, content_hash: ContentHash, names: Sequence[ShardName]) -> None:
+    def touch(self, names: Sequence[ShardName]) -> None:
         """Renew the shards of a content, so that no collector takes them for old."""
         for name in names:
             self.files.touch(os.path.join(self.objects, str(name)))

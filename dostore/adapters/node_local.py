@@ -421,7 +421,7 @@ class DriveNode:
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
         names = self._names(content_hash)
         try:
-            await self.call(self.store.touch, content_hash, names)
+            await self.call(self.store.touch, names)
         except OSError as error:
             raise NodeUnavailable(
                 f"{self.address} cannot renew a shard: {error.strerror}."
