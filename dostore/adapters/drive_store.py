@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from attrs import define, field
 
 from dostore.adapters.files import Files
+from dostore.adapters.large_files import LargeReads, LargeWrites
 from dostore.adapters.shard_index import ShardIndex, names_in
 from dostore.core.model import Content
 from dostore.core.names import ShardName
@@ -63,6 +64,7 @@ class OpenShard:
     def __init__(self, files: Files, fd: int | None, footer: Footer, whole: bytes | None) -> None:
         self._files = files
         self._fd = fd
+        self._reads = None if fd is None else LargeReads(files, fd)
         self._whole = whole
         self._lock = threading.Lock()
         self._busy = 0
@@ -112,7 +114,7 @@ class OpenShard:
             self._files.close(fd)
 
     def _read(self, first: int, count: int) -> bytes:
-        assert self._fd is not None, "an open shard has a file"
+        assert self._reads is not None, "an open shard has a file"
         pieces = []
         while count:
             page = self._page_of(first)
@@ -120,7 +122,7 @@ class OpenShard:
             if here <= 0:
                 raise BadShard(f"The shard has no block {first}.")
             offset, length = page.span(first, here)
-            data = self._files.pread(self._fd, length, offset)
+            data = self._reads.read(length, offset)
             page.verify(first, here, data)
             pieces.append(data)
             first += here
@@ -134,9 +136,9 @@ class OpenShard:
         number = block // PAGE_BLOCKS
         if number >= self.footer.pages:
             return self.footer.last
-        assert self._fd is not None, "an open shard has a file"
+        assert self._reads is not None, "an open shard has a file"
         offset, length = self.footer.page_span(number)
-        page = self.footer.page(number, self._files.pread(self._fd, length, offset))
+        page = self.footer.page(number, self._reads.read(length, offset))
         self._page = page
         return page
 
@@ -172,10 +174,13 @@ class TempShard:
 
     The lock keeps a thread from closing the file while another, whose writer gave up on a drive
     that hangs, is still in the middle of a write to it.
+
+    :ivar large: how its bytes are written; None: by whoever has it, at once.
     """
 
     path: str
     builder: ShardFileBuilder
+    large: LargeWrites | None = None
     fd: int | None = None
     name: ShardName | None = None
     done: bool = False
@@ -246,19 +251,27 @@ class DriveStore:
     def begin(self, index: int, scheme: Scheme) -> TempShard:
         """A shard that will be written in ``temp/``. Touches no disk yet."""
         path = os.path.join(self.temp, uuid.uuid4().hex)
-        return TempShard(path, ShardFileBuilder(index, scheme))
+        return TempShard(path, ShardFileBuilder(index, scheme), LargeWrites(self.files))
 
     def append(self, temp: TempShard, blocks: Sequence[Block]) -> None:
         """Append blocks."""
         with temp.lock:
-            self.files.write(self._fd(temp), temp.builder.add(blocks))
+            self._write(temp, self._fd(temp), temp.builder.add(blocks))
+
+    def _write(self, temp: TempShard, fd: int, pieces: Sequence[Block]) -> None:
+        if temp.large is None:
+            self.files.write(fd, pieces)
+        else:
+            temp.large.write(fd, pieces)
 
     def finish(self, temp: TempShard, content: Content) -> None:
         """Append the footer."""
         with temp.lock:
             fd = self._fd(temp)
             footer, temp.name = temp.builder.finish(content)
-            self.files.write(fd, [footer])
+            self._write(temp, fd, [footer])
+            if temp.large is not None:
+                temp.large.flush(fd)
 
     def settle(self, temp: TempShard) -> None:
         """Make the file's bytes durable and close it."""
@@ -301,6 +314,8 @@ class DriveStore:
 
     def _close(self, temp: TempShard) -> None:
         fd, temp.fd = temp.fd, None
+        if temp.large is not None:
+            temp.large.release()
         if fd is not None:
             self.files.close(fd)
 

@@ -7,11 +7,15 @@ adapters translate them at their border.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
+
+#: A file that ends elsewhere than at a multiple of this has been read to its end.
+_SECTOR_BYTES = 512
 
 #: How many pieces one system call takes (Linux's IOV_MAX).
 _MAX_PIECES = 1024
@@ -62,6 +66,14 @@ class Files:
                 rest = rest[os.write(fd, rest) :]
         return total
 
+    def set_direct(self, fd: int, direct: bool) -> None:
+        """Have writes to an open file go past the system's cache (O_DIRECT), or through it again.
+
+        :raises OSError: EINVAL: the file system does not know how.
+        """
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if direct else 0))
+
     def seek(self, fd: int, offset: int) -> None:
         """Set where the next :meth:`write` goes."""
         os.lseek(fd, offset, os.SEEK_SET)
@@ -77,6 +89,26 @@ class Files:
             pieces.append(more)
             have += len(more)
         return b"".join(pieces)
+
+    def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int:
+        """Fill a buffer from ``offset`` on; how many bytes, fewer at the end of the file.
+
+        :param wait: for the drive; else fewer bytes come when others are not in memory.
+        :raises BlockingIOError: none are, and there is to be no wait.
+        """
+        try:
+            count = os.preadv(fd, [buffer], offset, 0 if wait else os.RWF_NOWAIT)
+        except OSError as error:
+            if wait or error.errno != errno.EOPNOTSUPP:
+                raise
+            # This file system cannot tell.
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+        while wait and 0 < count < len(buffer) and count % _SECTOR_BYTES == 0:
+            more = os.preadv(fd, [buffer[count:]], offset + count)
+            if not more:
+                break
+            count += more
+        return count
 
     def read_cached(self, path: str, buffer: bytearray) -> bytes | None:
         """A whole file, if that takes no wait for a disk; the only method that may be called on the
