@@ -81,6 +81,17 @@ class BodySource:
             raise self._error
         return self._take(min(size, self._buffered))
 
+    async def read_some(self, size: int) -> bytes:
+        """See IByteSource."""
+        if not self._begun:
+            self._begun = True
+            self._flow.begin_body()
+        if not self._buffered and not self.ended and self._error is None:
+            await self._wait(1)
+        if not self._buffered and self._error is not None:
+            raise self._error
+        return self._take(min(size, self._buffered))
+
     async def _wait(self, size: int) -> None:
         """Return when ``size`` bytes are there, or all that will ever be."""
         if self._waiter is not None:
@@ -147,8 +158,6 @@ class BodySource:
         """The rest of the body will not come; reads raise ``error``. After the end: no effect."""
         if not self.ended and self._error is None:
             self._error = error
-            self._pieces.clear()
-            self._buffered = 0
             self._wake()
 
     def drop(self) -> None:

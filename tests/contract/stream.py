@@ -92,6 +92,44 @@ class ByteSourceContract(Case):
         with self.assertRaises(IncompleteBody):
             await source.read(11)
 
+    async def test_some(self) -> None:
+        """What has come can be had as it comes, and mixed with exact reads."""
+        source = self.make_source(b"0123456789")
+        self.assertEqual(await source.read_some(4), b"0123")
+        self.assertEqual(await source.read(2), b"45")
+        rest = b""
+        while piece := await source.read_some(100):
+            rest += piece
+        self.assertEqual(rest, b"6789")
+        self.assertEqual(await source.read_some(1), b"")
+
+    async def test_some_before_a_failure(self) -> None:
+        """All that came before the source failed is handed out, then the error, again and again."""
+        error = IncompleteBody("The client went away.")
+        source = self.make_source(b"0123456789", error)
+        got = b""
+        while len(got) < 10:
+            piece = await source.read_some(4)
+            self.assertTrue(piece)
+            got += piece
+        self.assertEqual(got, b"0123456789")
+        for _ in range(2):
+            with self.assertRaises(IncompleteBody) as caught:
+                await source.read_some(4)
+            self.assertIs(caught.exception, error)
+
+    def test_some_waits(self) -> None:
+        """With nothing there it waits for the first bytes, or the end."""
+        source, arrive = self.drip_source()
+        read = Deferred.fromCoroutine(source.read_some(4))
+        self.assertNoResult(read)
+        arrive(b"01")
+        self.assertEqual(self.successResultOf(read), b"01")
+        read = Deferred.fromCoroutine(source.read_some(4))
+        self.assertNoResult(read)
+        arrive(b"")
+        self.assertEqual(self.successResultOf(read), b"")
+
     def test_waits(self) -> None:
         """A read waits until it has all its bytes, or the end."""
         source, arrive = self.drip_source()
