@@ -105,6 +105,11 @@ def format_etag(content_hash: ContentHash) -> bytes:
     return b'"' + str(content_hash).encode("ascii") + b'"'
 
 
+def format_gzip_etag(content_hash: ContentHash) -> bytes:
+    """The entity tag of a version's gzip form: it is another sequence of bytes."""
+    return b'"' + str(content_hash).encode("ascii") + b'-gzip"'
+
+
 @frozen(slots=True)
 class EntityTags:
     """What an If-Match or If-None-Match field lists.
@@ -140,13 +145,13 @@ class EntityTags:
             )
         return cls(strong=frozenset(tags[0]), weak=frozenset(tags[1]))
 
-    def match_strongly(self, etag: bytes | None) -> bool:
-        """Whether ``etag`` (None: there is nothing) is listed, and not as a weak tag."""
-        return etag is not None and (self.anything or etag in self.strong)
+    def match_strongly(self, etag: bytes) -> bool:
+        """Whether ``etag`` is listed, and not as a weak tag."""
+        return self.anything or etag in self.strong
 
-    def match_weakly(self, etag: bytes | None) -> bool:
-        """Whether ``etag`` (None: there is nothing) is listed."""
-        return etag is not None and (self.anything or etag in self.strong or etag in self.weak)
+    def match_weakly(self, etag: bytes) -> bool:
+        """Whether ``etag`` is listed."""
+        return self.anything or etag in self.strong or etag in self.weak
 
 
 # Dates
@@ -225,39 +230,47 @@ class Conditions:
             _date_field(fields.get(b"if-modified-since", _NO_LINES)),
         )
 
-    def not_modified(self, version: Version) -> bool:
+    def not_modified(self, version: Version, *, gzip: bool = False) -> bytes | None:
         """Whether a GET or HEAD of ``version``, which is no tombstone, is answered by 304.
 
+        :param gzip: whether the client may be sent the gzip form. If not, having that is no help: a
+            cache asks for all of its clients, with the tags of all that it has.
+        :returns: the entity tag of what the client has; None: the answer is not 304.
         :raises PreconditionFailed: it is answered by 412.
         """
-        etag, modified = _state(version)
-        self._require_match(etag, modified)
+        etags, modified = _state(version)
+        self._require_match(etags, modified)
         if self.if_none_match is not None:
-            return self.if_none_match.match_weakly(etag)
-        return self.if_modified_since is not None and modified <= self.if_modified_since
+            for etag in etags if gzip else etags[:1]:
+                if self.if_none_match.match_weakly(etag):
+                    return etag
+            return None
+        if self.if_modified_since is not None and modified <= self.if_modified_since:
+            return etags[0]
+        return None
 
     def check(self, current: Version | None) -> None:
         """Permit a PUT or DELETE on top of ``current``; None: there is none yet.
 
         :raises PreconditionFailed: it is not permitted.
         """
-        etag, modified = _state(current)
-        self._require_match(etag, modified)
-        if self.if_none_match is not None and self.if_none_match.match_weakly(etag):
+        etags, modified = _state(current)
+        self._require_match(etags, modified)
+        if self.if_none_match is not None and any(map(self.if_none_match.match_weakly, etags)):
             raise PreconditionFailed(
                 "If-None-Match does not hold: the object exists with such an entity tag. Nothing"
                 " was changed."
             )
 
-    def _require_match(self, etag: bytes | None, modified: int) -> None:
+    def _require_match(self, etags: Sequence[bytes], modified: int) -> None:
         if self.if_match is not None:
-            if not self.if_match.match_strongly(etag):
+            if not any(map(self.if_match.match_strongly, etags)):
                 raise PreconditionFailed(
                     "If-Match does not hold: the object's entity tag is another, or there is no"
                     " object. Fetch it again and decide anew."
                 )
         elif self.if_unmodified_since is not None and (
-            etag is None or modified > self.if_unmodified_since
+            not etags or modified > self.if_unmodified_since
         ):
             raise PreconditionFailed(
                 "If-Unmodified-Since does not hold: the object was changed after that, or there is"
@@ -269,11 +282,14 @@ def _date_field(lines: Sequence[bytes]) -> int | None:
     return parse_http_date(lines[0].strip(b" \t")) if len(lines) == 1 else None
 
 
-def _state(version: Version | None) -> tuple[bytes | None, int]:
-    """The entity tag (None when there is nothing to GET) and the time of a version."""
+def _state(version: Version | None) -> tuple[Sequence[bytes], int]:
+    """The entity tags of a version, as it is and with gzip (none when there is nothing to GET), and
+    its time.
+    """
     if version is None or version.content is None:
-        return None, 0
-    return format_etag(version.content.hash), created_seconds(version)
+        return (), 0
+    content_hash = version.content.hash
+    return (format_etag(content_hash), format_gzip_etag(content_hash)), created_seconds(version)
 
 
 def write_check(fields: Fields) -> Callable[[Version | None], None] | None:

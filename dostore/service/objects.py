@@ -50,7 +50,7 @@ class Readiness:
 class ObjectStore:
     """What a client may ask of the store, whatever protocol it speaks.
 
-    :param workers: threads for hashing and coding.
+    :param workers: threads for hashing and coding, and for what else computes much in front of it.
     :param quorum: how many shards a write needs.
     :param now: the time of day in seconds since the epoch, told in ``created``.
     :param verify: see ContentReader.
@@ -75,7 +75,7 @@ class ObjectStore:
         self.cluster = cluster
         self.stats = Stats()
         self._scheme = scheme
-        self._workers = workers
+        self.workers = workers
         self._clock = clock
         self._now = now
         self._quorum = scheme.write_quorum if quorum is None else quorum
@@ -228,7 +228,7 @@ class ObjectStore:
         self, content: Content, span: tuple[int, int] | None = None
     ) -> ContentReader:
         """The bytes of a content; the caller closes it."""
-        shards = ShardSet(content, self.cluster, workers=self._workers, clock=self._clock)
+        shards = ShardSet(content, self.cluster, workers=self.workers, clock=self._clock)
         reader = ContentReader(shards, self.repairer.after_read, span=span, verify=self._verify)
         await reader.begin()
         self.stats.gets += 1

@@ -68,6 +68,10 @@ class ContentReader:
                 await self.close()
                 raise
 
+    def peek(self) -> Sequence[Block]:
+        """What the first :meth:`read` will return, after :meth:`begin`."""
+        return self._first or ()
+
     async def read(self) -> Sequence[Block]:
         """The next bytes, about 1 MiB, in pieces; none at the end.
 

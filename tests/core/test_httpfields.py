@@ -19,6 +19,7 @@ from dostore.core.httpfields import (
     created_seconds,
     format_digest,
     format_etag,
+    format_gzip_etag,
     format_http_date,
     parse_content_type,
     parse_digest,
@@ -44,6 +45,7 @@ VERSION = Version("name", 3, Content(HASH, 36, Scheme()), CREATED)
 TOMBSTONE = Version("name", 4, None, CREATED)
 TAG = format_etag(HASH)
 OTHER_TAG = format_etag(OTHER)
+GZIP_TAG = format_gzip_etag(HASH)
 
 #: Header values as hostile as can be.
 junk = st.one_of(st.binary(max_size=64), st.text('W/"*, \tabc=', max_size=40).map(str.encode))
@@ -114,7 +116,6 @@ class EntityTagTests(SyncTestCase):
         tags = EntityTags.parse([b" * "], "If-Match")
         assert tags is not None
         self.assertTrue(tags.match_strongly(TAG) and tags.match_weakly(TAG))
-        self.assertFalse(tags.match_strongly(None) or tags.match_weakly(None))
 
     def test_strong_and_weak(self) -> None:
         """A weak tag matches weakly only."""
@@ -264,7 +265,28 @@ class ConditionTests(SyncTestCase):
         """A date field that is there twice is not valid, and ignored."""
         conditions = Conditions.parse({b"if-modified-since": [DATE, DATE]})
         assert conditions is not None
-        self.assertFalse(conditions.not_modified(VERSION))
+        self.assertIsNone(conditions.not_modified(VERSION))
+
+    def test_gzip_form(self) -> None:
+        """Its tag is another, binds a write as well, and helps only a reader who takes gzip."""
+        self.assertEqual(GZIP_TAG, TAG[:-1] + b'-gzip"')
+        for call in (self.reading, self.writing):
+            self.assertEqual(call(if_match=GZIP_TAG), 200)
+            self.assertEqual(call(if_match=b"W/" + GZIP_TAG), 412)
+        self.assertEqual(self.writing(if_none_match=GZIP_TAG), 412)
+        self.assertEqual(self.writing(TOMBSTONE, if_match=GZIP_TAG), 412)
+        for lines, plain, gzip in (
+            (GZIP_TAG, None, GZIP_TAG),
+            (b"W/" + GZIP_TAG, None, GZIP_TAG),
+            (TAG, TAG, TAG),
+            (GZIP_TAG + b"," + TAG, TAG, TAG),
+            (b"*", TAG, TAG),
+            (OTHER_TAG[:-1] + b'-gzip"', None, None),
+        ):
+            conditions = Conditions.parse(fields(if_none_match=lines))
+            assert conditions is not None
+            self.assertEqual(conditions.not_modified(VERSION), plain)
+            self.assertEqual(conditions.not_modified(VERSION, gzip=True), gzip)
 
     def test_nothing_there(self) -> None:
         """Before the first version and after a tombstone there is nothing to match."""

@@ -15,6 +15,7 @@ from dostore.errors import Deleted, DigestMismatch, NotFound
 from dostore.ports import Check, IByteSink, IByteSource, IMetadataStore
 from dostore.service.objects import Readiness
 from dostore.service.stats import Stats
+from tests.support.workers import InlineWorkers
 
 #: What a reader gives at a time, and what a writer asks for at a time.
 PIECE_BYTES = 1 << 20
@@ -101,6 +102,10 @@ class MemoryReader:
         piece, self._data = self._data[:PIECE_BYTES], self._data[PIECE_BYTES:]
         return [piece] if piece else []
 
+    def peek(self) -> Sequence[bytes | memoryview]:
+        """What the next read will return."""
+        return [self._data[:PIECE_BYTES]]
+
     async def send(self, sink: IByteSink) -> None:
         """Write all that is left, piece by piece."""
         while pieces := await self.read():
@@ -119,6 +124,7 @@ class MemoryStore:
     """
 
     def __init__(self) -> None:
+        self.workers = InlineWorkers()
         self.metadata = MemoryMetadata()
         self.stats = Stats()
         self.failures: dict[str, Exception] = {}

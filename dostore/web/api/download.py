@@ -1,16 +1,30 @@
-"""The bytes of a version as an answer: all of them, one range, or several."""
+"""The bytes of a version as an answer: all of them, maybe as gzip, one range, or several."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
 
+from dostore.core.codings import Codings, may_shrink
+from dostore.core.httpfields import format_gzip_etag
 from dostore.core.model import Version
 from dostore.core.ranges import Multipart, Span, if_range_holds, parse_ranges
 from dostore.errors import Corrupt
+from dostore.ports import IWorkers
 from dostore.service.objects import ObjectStore
 from dostore.service.reading import ContentReader
+from dostore.web.encoding import (
+    CONTENT_ENCODING,
+    MIN_BYTES,
+    GzipSink,
+    compress,
+    is_worth_it,
+    looks_worth_it,
+)
 from dostore.web.request import LARGE_BYTES, Header, Request
+
+#: Fields of an answer that the gzip form has otherwise, or not at all: ranges are not of it.
+_NOT_OF_GZIP = frozenset((b"ETag", b"Accept-Ranges"))
 
 
 async def send(
@@ -26,37 +40,102 @@ async def send(
     if len(spans) > 1:
         await _send_parts(store, request, version, headers, spans)
         return
-    content_type = (b"Content-Type", version.content_type.encode("ascii"))
+    headers = [*headers, (b"Content-Type", version.content_type.encode("ascii"))]
     if spans:
         (span,) = spans
-        headers = [*headers, content_type, (b"Content-Range", span.content_range())]
+        headers.append((b"Content-Range", span.content_range()))
         reader = await store.open(version, (span.start, span.stop))
-        await _send_reader(request, 206, headers, reader)
     else:
         reader = await store.open(version)
-        await _send_reader(request, 200, [*headers, content_type], reader)
+    try:
+        codings = Codings.of(request.fields)
+        if codings.gzip and not spans and _may_be_gzip(request, version, codings):
+            await _send_compressed(store.workers, request, version, headers, reader, codings)
+        else:
+            await _send_reader(request, 206 if spans else 200, headers, reader)
+    finally:
+        await reader.close()
 
 
 async def _send_reader(
     request: Request, status: int, headers: Sequence[Header], reader: ContentReader
 ) -> None:
-    try:
-        if request.method == b"HEAD":
-            request.begin(status, headers, reader.size)
-        elif reader.size < LARGE_BYTES:
-            body = b"".join(await reader.read())
-            # A range may lie across two batches.
-            while len(body) < reader.size and (more := await reader.read()):
-                body += b"".join(more)
-            if len(body) != reader.size:
-                raise Corrupt(f"{len(body)} bytes were read of {reader.size}.")
-            request.respond(status, headers, body)
-            return
+    if request.method == b"HEAD":
+        request.begin(status, headers, reader.size)
+    elif reader.size < LARGE_BYTES:
+        request.respond(status, headers, await _read_all(reader))
+        return
+    else:
+        await reader.send(request.begin(status, headers, reader.size))
+    request.finish()
+
+
+async def _read_all(reader: ContentReader) -> bytes:
+    """What a reader reads, which is little."""
+    body = b"".join(await reader.read())
+    # A range may lie across two batches.
+    while len(body) < reader.size and (more := await reader.read()):
+        body += b"".join(more)
+    _check_length(len(body), reader)
+    return body
+
+
+def _check_length(length: int, reader: ContentReader) -> None:
+    if length != reader.size:
+        raise Corrupt(f"{length} bytes were read of {reader.size}.")
+
+
+# With gzip
+
+
+def _may_be_gzip(request: Request, version: Version, codings: Codings) -> bool:
+    """Whether gzip is to be tried for a client that takes it."""
+    # A client of HTTP/1.0 would not see where a body without a length was cut.
+    return request.version == b"HTTP/1.1" and (
+        not codings.identity or (version.size >= MIN_BYTES and may_shrink(version.content_type))
+    )
+
+
+async def _send_compressed(
+    workers: IWorkers,
+    request: Request,
+    version: Version,
+    headers: Sequence[Header],
+    reader: ContentReader,
+    codings: Codings,
+) -> None:
+    """Answer by gzip, or by the bytes as they are when they do not shrink and will do."""
+    if reader.size < LARGE_BYTES:
+        body = await _read_all(reader)
+        compressed = await compress(body, workers)
+        if codings.identity and not is_worth_it(len(body), len(compressed)):
+            request.respond(200, headers, body)
         else:
-            await reader.send(request.begin(status, headers, reader.size))
+            request.respond(200, _gzip_headers(version, headers), compressed)
+    elif codings.identity and not looks_worth_it(reader.peek()):
+        await _send_reader(request, 200, headers, reader)
+    else:
+        sink = request.begin(200, _gzip_headers(version, headers), None)
+        if request.method != b"HEAD":
+            gzip = GzipSink(sink, workers)
+            await reader.send(gzip)
+            _check_length(gzip.taken, reader)
+            await gzip.finish()
         request.finish()
-    finally:
-        await reader.close()
+
+
+def _gzip_headers(version: Version, headers: Sequence[Header]) -> list[Header]:
+    """The headers of the gzip form, made from those of the content as it is."""
+    (content,) = version.contents
+    return [
+        *(header for header in headers if header[0] not in _NOT_OF_GZIP),
+        (b"ETag", format_gzip_etag(content.hash)),
+        (b"X-Object-Size", b"%d" % version.size),
+        CONTENT_ENCODING,
+    ]
+
+
+# Parts
 
 
 async def _send_parts(

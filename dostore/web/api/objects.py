@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dostore.core.codings import Codings
 from dostore.core.httpfields import (
     Conditions,
     created_seconds,
@@ -21,6 +22,7 @@ from dostore.service.listing import list_objects
 from dostore.service.objects import ObjectStore
 from dostore.web.api.download import send
 from dostore.web.api.lines import stream
+from dostore.web.encoding import VARY
 from dostore.web.request import Header, Request
 from dostore.web.resource import Resource
 
@@ -55,10 +57,12 @@ class Objects:
         name = parse_object_name(rest)
         version = await self._store.find(name, parse_version_number(request.query))
         conditions = Conditions.parse(request.fields)
-        if conditions is not None and conditions.not_modified(version):
-            request.respond(304, _identity(version))
-            return
-        headers = [*_identity(version), _RANGES, _SANDBOX]
+        if conditions is not None:
+            etag = conditions.not_modified(version, gzip=Codings.of(request.fields).gzip)
+            if etag is not None:
+                request.respond(304, [*_identity(version, etag), VARY])
+                return
+        headers = [*_identity(version), _RANGES, _SANDBOX, VARY]
         for key, value in version.meta.items():
             headers.append((b"X-Object-Meta-" + key.encode("ascii"), value.encode("ascii")))
         await send(self._store, request, version, headers)
@@ -107,16 +111,19 @@ class Objects:
             limit=query.limit,
             delimiter=query.delimiter,
         )
-        await stream(request, pages)
+        await stream(request, pages, self._store.workers)
 
 
-def _identity(version: Version, *, dated: bool = True) -> list[Header]:
-    """Which version it is."""
+def _identity(version: Version, etag: bytes | None = None, *, dated: bool = True) -> list[Header]:
+    """Which version it is.
+
+    :param etag: of the form that is meant; None: of the content as it is.
+    """
     headers = [(b"X-Object-Version", b"%d" % version.number)]
     if version.content is not None:
         content_hash = version.content.hash
         headers.append((b"Digest", format_digest(content_hash)))
-        headers.append((b"ETag", format_etag(content_hash)))
+        headers.append((b"ETag", etag or format_etag(content_hash)))
     if dated:
         headers.append((b"Last-Modified", format_http_date(created_seconds(version))))
     return headers

@@ -24,7 +24,7 @@ class Versions:
         name = parse_object_name(rest)
         query = HistoryQuery.parse(request.query)
         pages = history(self._store.metadata, name, after=query.after, limit=query.limit)
-        await stream(request, pages)
+        await stream(request, pages, self._store.workers)
 
     async def list(self, request: Request, rest: bytes) -> None:
         """``GET /versions/?prefix=&after=&limit=``."""
@@ -32,4 +32,4 @@ class Versions:
         pages = list_versions(
             self._store.metadata, prefix=query.prefix, after=query.after, limit=query.limit
         )
-        await stream(request, pages)
+        await stream(request, pages, self._store.workers)
