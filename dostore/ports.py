@@ -11,12 +11,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from zope.interface import Attribute, Interface
 
 from dostore.core.model import Content, Draft, ShardInfo, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
+
+#: Bytes that the opener of a temporary shard may have kept with it.
+MAX_NOTE_BYTES = 32 * 1024
+
+#: A claim on a temporary shard lasts this long, unless it is renewed or released before.
+CLAIM_S = 10.0
 
 #: Raises a DostoreError when a write is not permitted on top of the current version (None: there is
 #: none). It may be called more than once, on any thread, and must be a pure function.
@@ -46,6 +52,15 @@ class IByteSource(Interface):
         """Exactly ``size`` bytes, fewer only at the end, none after it.
 
         :raises DostoreError: when the rest cannot be had (IncompleteBody, RequestTimeout).
+        """
+
+    async def read_some(size: int) -> bytes:
+        """What has come and was not read, at most ``size`` bytes; waits until there is any. None at
+        the end.
+
+        All that came before the source failed is handed out before the error.
+
+        :raises DostoreError: see :meth:`read`.
         """
 
 
@@ -142,6 +157,126 @@ class IShardWriter(Interface):
         """Leave nothing behind. Idempotent; does nothing after a commit."""
 
 
+@frozen(slots=True)
+class TempAbout:
+    """What is known of a temporary shard from its beginning.
+
+    :ivar hash: of the content; None: not known yet.
+    :ivar size: bytes of the content; None: not known yet.
+    :ivar note: what its opener wants to find again, up to MAX_NOTE_BYTES.
+    :ivar keep_s: how long it is kept when nobody touches it; None: as long as the node likes.
+    """
+
+    index: int
+    scheme: Scheme
+    hash: ContentHash | None = None
+    size: int | None = None
+    note: bytes = field(default=b"", repr=False)
+    keep_s: int | None = None
+
+
+@frozen(slots=True)
+class Tail:
+    """Bytes of a content that are no whole stripe yet.
+
+    :ivar start: where in the content they begin.
+    """
+
+    start: int
+    data: bytes = field(repr=False)
+
+
+@frozen(slots=True)
+class TempState:
+    """How far a temporary shard has come.
+
+    :ivar held: plain bytes of the shard: whole blocks, the last of which may be a short one.
+    """
+
+    about: TempAbout
+    held: int
+    tail: Tail | None = None
+
+
+class ITempShards(Interface):
+    """Shards that are written over several requests, maybe over several lives of the process.
+
+    Each goes by a token that cannot be guessed. What was appended stays when the process ends. Who
+    writes one that others might write too claims it: until the claim is released, or was not
+    renewed for CLAIM_S, every change by another owner, and by none, is refused with Conflict.
+
+    Every method raises NodeUnavailable like a node's, and those that take a token NotFound when
+    there is no such shard (any more). Each use of a token puts off its sweep.
+    """
+
+    async def open(about: TempAbout, token: str | None = None) -> str:
+        """Begin a temporary shard; its token.
+
+        :param token: 32 hexadecimal digits that it shall have; None: any.
+        :raises Conflict: the token is taken.
+        """
+
+    async def about(token: str) -> TempState:
+        """What is known of it, at little cost however large it is."""
+
+    async def claim(token: str, owner: str) -> TempState:
+        """Have it for oneself, from now on or for CLAIM_S more; what is known of it.
+
+        :param owner: 32 hexadecimal digits, chosen anew by each writer.
+        :raises Conflict: another owner has it.
+        """
+
+    async def release(token: str, owner: str) -> None:
+        """End a claim. Another's, or none: nothing happens."""
+
+    async def append(token: str, source: IByteSource, offset: int | None, owner: str = "") -> int:
+        """Append all that the source yields; how many bytes are held then. Renews the claim.
+
+        What came before the source failed is kept, as far as it is whole blocks.
+
+        :param offset: how many bytes must be held before; None: any number.
+        :raises Conflict: another number is held, another call is under way, or another owner has
+            it.
+        :raises TooLarge: more than the shard takes; what was too much is not kept.
+        :raises NoSpace: the drive is full.
+        """
+
+    async def cut(token: str, held: int, owner: str = "") -> None:
+        """Forget what comes after the first ``held`` bytes, which are whole blocks.
+
+        :raises Conflict: fewer bytes are held, another call is under way, or another owner has it.
+        """
+
+    async def settle(token: str, tail: Tail | None, owner: str = "") -> None:
+        """Make what is held durable, and ``tail`` in the place of the tail from before.
+
+        A power cut takes what was appended after this, and nothing else. Renews the claim.
+
+        :raises Conflict: another call is under way, or another owner has it.
+        :raises NoSpace: the drive is full; the tail from before is kept.
+        """
+
+    async def read(token: str, offset: int, size: int) -> bytes:
+        """Up to ``size`` of the bytes held, from ``offset`` on; fewer than asked for is no end.
+
+        :raises BadShard: a block is not what was appended.
+        """
+
+    async def commit(
+        token: str, content: Content, shard_hash: bytes | None, owner: str = ""
+    ) -> None:
+        """Make it a durable shard of ``content``; it is no temporary one any more.
+
+        :param shard_hash: what the shard's hash must be; None: anything.
+        :raises InvalidRequest: the bytes held are no shard of such a content, or have another hash.
+            Nothing is kept.
+        :raises Conflict: another owner has it.
+        """
+
+    async def drop(token: str) -> None:
+        """Remove it, if it is there, whoever has claimed it. An append under way fails."""
+
+
 class IShardNode(Interface):
     """A place that keeps shards: a drive or a data server.
 
@@ -149,6 +284,7 @@ class IShardNode(Interface):
     """
 
     address: str = Attribute("What the node is called, stable over restarts.")
+    temps: ITempShards = Attribute("The node's shards that are written over several requests.")
 
     async def begin(index: int, scheme: Scheme) -> IShardWriter:
         """Start shard ``index`` of a content whose hash may not be known yet."""
@@ -195,60 +331,6 @@ class IShardNode(Interface):
 
     async def inventory(page: int) -> Mapping[ContentHash, Collection[int]]:
         """What the node holds of contents whose hash begins with the byte ``page`` (0 to 255)."""
-
-
-@frozen(slots=True)
-class TempAbout:
-    """What is known of a temporary shard from its beginning.
-
-    :ivar hash: of the content; None: not known yet.
-    :ivar size: bytes of the content; None: not known yet.
-    """
-
-    index: int
-    scheme: Scheme
-    hash: ContentHash | None = None
-    size: int | None = None
-
-
-class ITempShards(Interface):
-    """Shards that are written over several requests, maybe over several lives of the process.
-
-    Each goes by a token that cannot be guessed. What was appended stays when the process ends.
-    Every method raises NodeUnavailable like a node's, and those that take a token NotFound when
-    there is no such shard (any more).
-    """
-
-    async def open(about: TempAbout) -> str:
-        """Begin a temporary shard; its token."""
-
-    async def about(token: str) -> tuple[TempAbout, int]:
-        """What is known of it, and how many plain bytes are held."""
-
-    async def append(token: str, source: IByteSource, offset: int | None) -> int:
-        """Append all that the source yields; how many bytes are held then.
-
-        What came before the source failed is kept. The blocks need not be whole.
-
-        :param offset: how many bytes must be held before; None: any number.
-        :raises Conflict: another number is held, or another call is under way.
-        :raises TooLarge: more than the shard takes; what was too much is not kept.
-        :raises NoSpace: the drive is full.
-        """
-
-    async def read(token: str, offset: int, size: int) -> bytes:
-        """Up to ``size`` of the bytes held, from ``offset`` on; not verified."""
-
-    async def commit(token: str, content: Content, shard_hash: bytes | None) -> None:
-        """Make it a durable shard of ``content``; it is no temporary one any more.
-
-        :param shard_hash: what the shard's hash must be; None: anything.
-        :raises InvalidRequest: the bytes held are no shard of such a content, or have another hash.
-            Nothing is kept.
-        """
-
-    async def drop(token: str) -> None:
-        """Remove it, if it is there. An append that is under way fails."""
 
 
 @frozen(slots=True)

@@ -228,12 +228,12 @@ class DriveStore:
         A shard that something is known of, by a file beside it, will be taken up again.
         """
         names = set(self.files.list(self.temp))
-        kept = {name for name in names if name + ABOUT in names}
-        kept |= {name + ABOUT for name in kept}
-        for name in names - kept:
+        known = {name for name in names if name + ABOUT in names}
+        left = [name for name in names if name.partition(".")[0] not in known]
+        for name in left:
             # A write that was given up may remove its file at the same time.
             self._unlink(os.path.join(self.temp, name))
-        return len(names - kept)
+        return len(left)
 
     def scan(self) -> tuple[ShardIndex, ShardIndex]:
         """The shards in ``objects/``, and those in ``garbage/`` that can be given back."""

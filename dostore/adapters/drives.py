@@ -52,6 +52,9 @@ GARBAGE_KEPT_FULL_S = 3600.0
 _MAKE_ROOM_INTERVAL_S = 600.0
 _PURGE_INTERVAL_S = 3600.0
 
+#: How often temporary shards that nobody goes on with are looked for.
+SWEEP_INTERVAL_S = 30.0
+
 
 @define(eq=False)
 class Drive:
@@ -92,7 +95,8 @@ class DriveSet:
         data server's, which keeps shards of every scheme.
     :param make_workers: threads by name and number.
     :param address: what the drive of a number is called.
-    :param now: the time of day in seconds since the epoch, for the age of garbage only.
+    :param now: the time of day in seconds since the epoch, for the age of garbage and of what was
+        abandoned.
     """
 
     def __init__(
@@ -124,6 +128,8 @@ class DriveSet:
                     DriveStore(folder, files, sync=sync),
                     make_workers(f"drive-{position}", 4),
                     self._trouble,
+                    clock=clock,
+                    now=now,
                 ),
                 make_workers(f"watch-{position}", 1),
             )
@@ -220,6 +226,8 @@ class DriveSet:
                 self._clock,
             )
         self._background.periodic("purge", _PURGE_INTERVAL_S, self._purge, self._clock)
+        self._background.run("first sweep", self._sweep())
+        self._background.periodic("sweep", SWEEP_INTERVAL_S, self._sweep, self._clock)
 
     async def _first_look(self, drive: Drive) -> Marker | Found:
         def look() -> Marker | Found:
@@ -432,6 +440,16 @@ class DriveSet:
         await gather(
             [
                 drive.node.purge(before)
+                for drive in self.drives
+                if drive.node.state is DriveState.LIVE
+            ]
+        )
+
+    async def _sweep(self) -> None:
+        """Remove temporary shards that were abandoned."""
+        await gather(
+            [
+                drive.node.temps.sweep()
                 for drive in self.drives
                 if drive.node.state is DriveState.LIVE
             ]

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +27,11 @@ _MAX_PIECES = 1024
 _libc = ctypes.PyDLL(None)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+
+# And this one keeps it not, for it waits.
+_libc_waiting = ctypes.CDLL(None, use_errno=True)
+
+_KERNEL = tuple(int(part) for part in re.findall("[0-9]+", os.uname().release)[:2])
 
 _OPENAT2 = ctypes.c_long(437)
 _AT_FDCWD = ctypes.c_long(-100)
@@ -66,6 +72,17 @@ class Files:
                 rest = rest[os.write(fd, rest) :]
         return total
 
+    def write_at(self, fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+        """Write all the pieces at an offset; the number of bytes. The position stays."""
+        total = sum(len(piece) for piece in pieces)
+        written = os.pwritev(fd, pieces[:_MAX_PIECES], offset) if pieces else 0
+        if written < total:
+            rest = memoryview(b"".join(pieces))[written:]
+            while rest:
+                count = os.pwrite(fd, rest, offset + total - len(rest))
+                rest = rest[count:]
+        return total
+
     def set_direct(self, fd: int, direct: bool) -> None:
         """Have writes to an open file go past the system's cache (O_DIRECT), or through it again.
 
@@ -77,6 +94,10 @@ class Files:
     def seek(self, fd: int, offset: int) -> None:
         """Set where the next :meth:`write` goes."""
         os.lseek(fd, offset, os.SEEK_SET)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Have an open file end after ``size`` bytes."""
+        os.ftruncate(fd, size)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """Up to ``size`` bytes at ``offset``, fewer only at the end of the file."""
@@ -158,6 +179,19 @@ class Files:
     def sync(self, fd: int) -> None:
         """Make an open file's bytes and size durable."""
         os.fdatasync(fd)
+
+    def sync_file_system(self, fd: int) -> bool:
+        """Make all that was written to a file's file system durable, the names of files too.
+
+        :returns: False when the kernel (before 5.8) would not tell of bytes that could not be
+            written: nothing is sure then.
+        """
+        if _KERNEL < (5, 8):
+            return False
+        if _libc_waiting.syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return True
 
     def sync_folder(self, path: str) -> None:
         """Make a folder's entries (creations, renames, removals) durable."""

@@ -6,18 +6,20 @@ import errno
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
 from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dostore.adapters.drive_state import DriveState as DriveState
 from dostore.adapters.drive_store import Block, DriveStore, OpenShard, TempShard
 from dostore.adapters.shard_index import ShardIndex
+from dostore.adapters.temp_shards import TempShards
 from dostore.adapters.threads import IWorkers
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash, ShardName
@@ -39,16 +41,6 @@ _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, er
 _NOT_STARTED = "not started"
 
 
-class DriveState(Enum):
-    """What a drive is good for."""
-
-    LIVE = "live"
-    #: It is read, but takes no writes: full, read-only, or failing them.
-    READ_ONLY = "read-only"
-    #: Gone, hung, or not yet scanned.
-    AWAY = "away"
-
-
 @define(eq=False)
 class _Commit:
     """A shard on its way into ``objects/``."""
@@ -67,6 +59,7 @@ class DriveNode:
 
     :param address: what the drive is called in the cluster.
     :param on_trouble: told when an error shows that the drive is worse than its state says.
+    :param now: the time of day in seconds since the epoch, for the age of temporary shards.
     :ivar full: it takes no writes because it has no room.
     :ivar arrivals: how often the drive was scanned.
     :ivar ended: how many calls have ended, so that a drive which hangs can be told.
@@ -78,6 +71,9 @@ class DriveNode:
         store: DriveStore,
         workers: IWorkers,
         on_trouble: Callable[[DriveNode], None] = lambda _: None,
+        *,
+        clock: IReactorTime,
+        now: Callable[[], float],
     ) -> None:
         self.address = address
         self.store = store
@@ -96,6 +92,7 @@ class DriveNode:
         self._committing = False
         self._calls: set[Deferred[Any]] = set()
         self.ended = 0
+        self.temps = TempShards(self, now, clock)
 
     # What the drive is good for: set by DriveSet, which watches it.
 

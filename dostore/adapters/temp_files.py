@@ -1,52 +1,84 @@
 """Temporary shards that outlive the process: the blocking half, run on the drive's threads.
 
-``temp/<token>`` is a shard file without its footer, as far as it was written: blocks, a page after
-each 1,024 of them, and the beginning of a block that is not whole yet. ``temp/<token>.json`` says
-what it is to become. The file alone tells how much is held, so nothing is lost with the process.
+``temp/<token>`` is a shard file without its footer, as far as it was written: blocks, and a page
+after each 1,024 of them. ``temp/<token>.index`` has the footer's entry of each block, in order, so
+that a shard is taken up again without reading it; what it does not speak of does not count.
+``temp/<token>.json`` says what the shard is to become. ``temp/<token>.state`` says what is durable:
+after a restart of the machine, which loses what was not written from its memory, only that counts.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
-from attrs import define
+from attrs import define, field
 
 from dostore.adapters.drive_store import ABOUT, DriveStore, TempShard
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.core.shardfile import PAGE_BLOCKS, PAGE_BYTES, ShardFileBuilder
-from dostore.errors import BadShard, DostoreError, InvalidRequest
-from dostore.ports import TempAbout
+from dostore.core.shardfile import (
+    ENTRY_BYTES,
+    PAGE_BLOCKS,
+    PAGE_BYTES,
+    ShardFileBuilder,
+    check_of,
+    page_of,
+)
+from dostore.errors import BadShard, Conflict, DostoreError, InvalidRequest
+from dostore.ports import MAX_NOTE_BYTES, Tail, TempAbout
+
+INDEX = ".index"
+STATE = ".state"
+_SUFFIXES = ("", INDEX, STATE, ABOUT)
 
 _TOKEN = re.compile("[0-9a-f]{32}")
-_ABOUT_LIMIT_BYTES = 4096
+_ABOUT_LIMIT_BYTES = 2 * MAX_NOTE_BYTES + 4096
 
-#: Blocks that are read at a time when a temporary shard is taken up again.
-_RESUME_BLOCKS = 64
+#: The largest index: that of a shard of some 800 GB.
+_INDEX_LIMIT_BYTES = 1 << 28
+
+#: A tail is shorter than a stripe of the largest scheme.
+_STATE_LIMIT_BYTES = (32 << 20) + 4096
+
+#: Blocks that are read at a time.
+_READ_BLOCKS = 16
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def boot_id() -> str:
+    """What tells this start of the machine from every other."""
+    with open(_BOOT_ID, encoding="ascii") as file:
+        return file.read().strip()
 
 
 @define(eq=False)
 class Upload:
     """A temporary shard that is being written.
 
-    :ivar tail: what was appended after the last whole block; it is in the file too.
+    :ivar pending: what was appended after the last whole block; it is in memory only.
+    :ivar settled: how many blocks are durable.
+    :ivar known: what it is to become is durable.
     """
 
     token: str
     about: TempAbout
     temp: TempShard
-    tail: bytes = b""
+    pending: bytes = field(default=b"", repr=False)
+    settled: int = 0
+    known: bool = False
 
     @property
     def held(self) -> int:
         """Plain bytes that were appended."""
-        return plain_size(self.temp.builder.size, self.about.scheme.block_size) + len(self.tail)
+        return self.temp.builder.plain_size + len(self.pending)
 
 
 def is_token(text: str) -> bool:
@@ -54,64 +86,122 @@ def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
-def plain_size(written: int, block_size: int) -> int:
-    """How many plain bytes there are in the first ``written`` bytes of a shard file's blocks."""
-    group = PAGE_BLOCKS * block_size
-    groups, rest = divmod(written, group + PAGE_BYTES)
-    return groups * group + min(rest, group)
-
-
-def file_offset(plain: int, block_size: int) -> int:
-    """Where in a shard file its plain byte ``plain`` is."""
-    return plain + plain // (PAGE_BLOCKS * block_size) * PAGE_BYTES
-
-
-def _to_bytes(about: TempAbout) -> bytes:
+def plain_lengths(about: TempAbout) -> Iterator[int]:
+    """Plain bytes of each block, as far as there can be blocks; for ever when no size is known."""
     scheme = about.scheme
-    fields = {
+    if about.size is None:
+        while True:
+            yield scheme.block_size
+    full, rest = divmod(about.size, scheme.stripe_size)
+    for _ in range(full):
+        yield scheme.block_size
+    if rest:
+        yield scheme.block_length(rest)
+
+
+def _to_bytes(about: TempAbout, boot: str) -> bytes:
+    scheme = about.scheme
+    fields: dict[str, object] = {
+        "boot": boot,
         "index": about.index,
         "scheme": [scheme.k, scheme.m, scheme.block_size],
         "hash": None if about.hash is None else str(about.hash),
         "size": about.size,
+        "keep": about.keep_s,
+        "note": base64.b64encode(about.note).decode("ascii"),
     }
     return json.dumps(fields).encode() + b"\n"
 
 
-def _from_bytes(data: bytes) -> TempAbout:
-    """Read what :func:`_to_bytes` made.
+def _from_bytes(data: bytes) -> tuple[TempAbout, str]:
+    """Read what :func:`_to_bytes` made: what is known, and the boot it was written in.
 
     :raises BadShard: it is damaged.
     """
     try:
         fields = json.loads(data)
-        content_hash, size = fields["hash"], fields["size"]
-        return TempAbout(
+        content_hash, size, keep_s = fields["hash"], fields["size"], fields.get("keep")
+        about = TempAbout(
             int(fields["index"]),
             Scheme(*map(int, fields["scheme"])),
             None if content_hash is None else ContentHash.parse(str(content_hash)),
             None if size is None else int(size),
+            base64.b64decode(fields.get("note", ""), validate=True),
+            None if keep_s is None else int(keep_s),
         )
+        return about, str(fields["boot"])
     except (ValueError, KeyError, TypeError, DostoreError) as error:
         raise BadShard("What is known of the temporary shard is damaged.") from error
 
 
-class TempFiles:
-    """The temporary shards in a drive's ``temp/``. Errors are the system's own, or BadShard."""
+@define
+class _State:
+    """What is durable of a temporary shard.
 
-    def __init__(self, store: DriveStore) -> None:
+    :ivar boot: the start of the machine that it was written in.
+    """
+
+    boot: str
+    blocks: int
+    tail: Tail | None
+
+    def to_bytes(self) -> bytes:
+        """The file's content: a line, then the tail."""
+        tail = self.tail or Tail(0, b"")
+        fields = {
+            "boot": self.boot,
+            "blocks": self.blocks,
+            "start": None if self.tail is None else tail.start,
+            "check": check_of(tail.data).hex(),
+        }
+        return json.dumps(fields).encode() + b"\n" + tail.data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> _State:
+        """Read the file's content.
+
+        :raises ValueError: it is damaged.
+        """
+        line, _, rest = data.partition(b"\n")
+        try:
+            fields = json.loads(line)
+            start = fields["start"]
+            if check_of(rest).hex() != fields["check"]:
+                raise ValueError("the tail does not match its check")
+            tail = None if start is None else Tail(int(start), rest)
+            return cls(str(fields["boot"]), int(fields["blocks"]), tail)
+        except (KeyError, TypeError) as error:
+            raise ValueError("a field is missing") from error
+
+
+class TempFiles:
+    """The temporary shards in a drive's ``temp/``. Errors are the system's own, or BadShard.
+
+    :param boot: see :func:`boot_id`.
+    """
+
+    def __init__(self, store: DriveStore, boot: str) -> None:
         self._store = store
         self._files = store.files
+        self._boot = boot
 
-    def _path(self, token: str) -> str:
-        return os.path.join(self._store.temp, token)
+    def _path(self, token: str, suffix: str = "") -> str:
+        return os.path.join(self._store.temp, token + suffix)
 
-    def create(self, about: TempAbout) -> Upload:
-        """Begin a shard."""
-        token = uuid.uuid4().hex
-        path = self._path(token)
+    def create(self, about: TempAbout, token: str | None) -> Upload:
+        """Begin a shard.
+
+        :raises Conflict: the token is taken.
+        """
+        token = token or uuid.uuid4().hex
         # In this order: a file that nothing is known of is removed at the next start.
-        for file, data in ((path, b""), (path + ABOUT, _to_bytes(about))):
-            fd = self._files.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        for suffix, data in (("", b""), (INDEX, b""), (ABOUT, _to_bytes(about, self._boot))):
+            try:
+                fd = self._files.open(
+                    self._path(token, suffix), os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                )
+            except FileExistsError as error:
+                raise Conflict("There is a temporary shard of that token already.") from error
             try:
                 self._files.write(fd, [data])
             finally:
@@ -121,62 +211,107 @@ class TempFiles:
     def _temp(self, token: str, about: TempAbout) -> TempShard:
         return TempShard(self._path(token), ShardFileBuilder(about.index, about.scheme))
 
-    def about(self, token: str) -> tuple[TempAbout, int]:
-        """What is known of a shard, and how many bytes are held, without reading them."""
-        about = _from_bytes(self._files.read_all(self._path(token) + ABOUT, _ABOUT_LIMIT_BYTES))
-        size = self._files.path_size(self._path(token))
-        return about, plain_size(size, about.scheme.block_size)
-
     def touch(self, token: str) -> None:
         """Put off the sweep of a shard."""
         self._files.touch(self._path(token))
 
-    def resume(self, token: str) -> Upload:
-        """Take up a shard that was begun before the process, by reading all of it.
+    def tail(self, token: str) -> Tail | None:
+        """What was settled last after the whole blocks."""
+        state = self._state(token)
+        return None if state is None else state.tail
 
-        :raises BadShard: what is there was not written so.
+    # Taking up again
+
+    def resume(self, token: str) -> Upload:
+        """Take up a shard that was begun before, by its index. What counts no more is cut away.
+
+        :raises BadShard: what is known of it is damaged.
         """
-        about, held = self.about(token)
+        about, boot = self._about(token)
+        state = self._state(token) or _State(boot, 0, None)
+        index = self._read_all(token, INDEX, _INDEX_LIMIT_BYTES)
+        entries = self._sound(index, about, self._files.path_size(self._path(token)))
+        if state.boot != self._boot:
+            # What was in the machine's memory only is lost, whatever the files' sizes say.
+            entries = entries[: state.blocks * ENTRY_BYTES]
+        count = len(entries) // ENTRY_BYTES
         upload = Upload(token, about, self._temp(token, about))
-        builder, block_size = upload.temp.builder, about.scheme.block_size
-        blocks, rest = divmod(held, block_size)
-        fd = self._files.open(self._path(token), os.O_RDWR)
-        try:
-            done = 0
-            while done < blocks:
-                count = min(_RESUME_BLOCKS, blocks - done, PAGE_BLOCKS - done % PAGE_BLOCKS)
-                data = memoryview(self._files.pread(fd, count * block_size, builder.size))
-                pieces = builder.add(_cut(data, block_size))
-                done += count
-                if done % PAGE_BLOCKS == 0:
-                    self._check_page(fd, bytes(pieces[-1]), builder.size - PAGE_BYTES)
-            upload.tail = self._files.pread(fd, rest, builder.size)
-        finally:
-            self._files.close(fd)
+        builder = upload.temp.builder
+        lengths = [length for _, length in zip(range(count), plain_lengths(about), strict=False)]
+        builder.go_on(entries, lengths)
+        if len(entries) != len(index):
+            self._cut(self._path(token, INDEX), len(entries))
+        self._cut(self._path(token), builder.size)
+        upload.settled = min(state.blocks, count)
+        if state.boot != self._boot:
+            self._write_state(upload, upload.settled, state.tail)
+        if count == 1:
+            builder.keep_first(self.read(upload, 0, lengths[0]))
         return upload
 
-    def _check_page(self, fd: int, page: bytes, offset: int) -> None:
-        stored = self._files.pread(fd, PAGE_BYTES, offset)
-        if len(stored) < PAGE_BYTES:
-            # The process ended in the middle of writing it.
-            self._files.seek(fd, offset)
-            self._files.write(fd, [page])
-        elif stored != page:
-            raise BadShard("Blocks of the temporary shard are not what was written.")
+    def _about(self, token: str) -> tuple[TempAbout, str]:
+        return _from_bytes(self._read_all(token, ABOUT, _ABOUT_LIMIT_BYTES))
+
+    def _read_all(self, token: str, suffix: str, limit: int) -> bytes:
+        path = self._path(token, suffix)
+        return self._files.read_all(path, min(self._files.path_size(path), limit))
+
+    def _state(self, token: str) -> _State | None:
+        """What was settled; None: nothing, or it cannot be told."""
+        try:
+            return _State.from_bytes(self._read_all(token, STATE, _STATE_LIMIT_BYTES))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _sound(self, index: bytes, about: TempAbout, size: int) -> bytes:
+        """Those entries of an index, from the first on, that can be, and whose blocks are there.
+
+        :param size: bytes of the shard's file.
+        """
+        at = offset = 0
+        for number, length in enumerate(plain_lengths(about), 1):
+            if at + ENTRY_BYTES > len(index):
+                break
+            stored = int.from_bytes(index[at : at + 4], "little")
+            offset += stored + (PAGE_BYTES if number % PAGE_BLOCKS == 0 else 0)
+            if not 0 < stored <= length or offset > size:
+                break
+            at += ENTRY_BYTES
+        return index[:at]
+
+    def _cut(self, path: str, size: int) -> None:
+        fd = self._files.open(path, os.O_WRONLY)
+        try:
+            self._files.truncate(fd, size)
+        finally:
+            self._files.close(fd)
+
+    # Writing
 
     def append(self, upload: Upload, data: bytes) -> None:
         """Append bytes. After an error take the shard up again by :meth:`resume`."""
-        block_size = upload.about.scheme.block_size
+        about, builder = upload.about, upload.temp.builder
         with upload.temp.lock:
             fd = self._open(upload)
-            view = memoryview(upload.tail + data if upload.tail else data)
-            whole = len(view) // block_size * block_size
-            self._files.write(fd, upload.temp.builder.add(_cut(view[:whole], block_size)))
-            upload.tail = bytes(view[whole:])
-            if upload.tail:
-                # The next bytes will be written over it, with the whole block.
-                self._files.write(fd, [upload.tail])
-                self._files.seek(fd, upload.temp.builder.size)
+            view = memoryview(upload.pending + data if upload.pending else data)
+            whole = len(view) // about.scheme.block_size * about.scheme.block_size
+            if about.size is not None:
+                end = about.scheme.shard_size(about.size) - builder.plain_size
+                # The shard's last block may be a short one.
+                whole = len(view) if len(view) == end else whole
+            entries: list[bytes] = []
+            self._files.write(fd, builder.add(_cut(view[:whole], about.scheme), entries))
+            upload.pending = bytes(view[whole:])
+            if entries:
+                self._append_to_index(upload, entries)
+
+    def _append_to_index(self, upload: Upload, entries: list[bytes]) -> None:
+        fd = self._files.open(self._path(upload.token, INDEX), os.O_WRONLY)
+        try:
+            self._files.seek(fd, (upload.temp.builder.blocks - len(entries)) * ENTRY_BYTES)
+            self._files.write(fd, [b"".join(entries)])
+        finally:
+            self._files.close(fd)
 
     def _open(self, upload: Upload) -> int:
         temp = upload.temp
@@ -195,6 +330,47 @@ class TempFiles:
             if fd is not None:
                 self._files.close(fd)
 
+    def settle(self, upload: Upload, tail: Tail | None) -> None:
+        """Make what was appended durable, and the tail in the place of that from before."""
+        with upload.temp.lock:
+            if upload.temp.done:
+                raise FileNotFoundError("the shard was dropped")
+            blocks = upload.temp.builder.blocks
+            suffixes = ["", INDEX] if blocks != upload.settled else []
+            if not upload.known:
+                suffixes.append(ABOUT)
+            for suffix in suffixes:
+                fd = self._files.open(self._path(upload.token, suffix), os.O_WRONLY)
+                try:
+                    self._files.sync(fd)
+                finally:
+                    self._files.close(fd)
+            self._write_state(upload, blocks, tail)
+            upload.known, upload.settled = True, blocks
+
+    def _write_state(self, upload: Upload, blocks: int, tail: Tail | None) -> None:
+        # Its folder is synced with it, and so the names of the other files.
+        state = _State(self._boot, blocks, tail)
+        self._files.write_durably(self._path(upload.token, STATE), state.to_bytes())
+
+    def cut(self, upload: Upload, held: int) -> Upload:
+        """Forget what comes after the first ``held`` bytes; the shard, taken up again.
+
+        :raises Conflict: so many bytes are not held, or are no whole blocks.
+        """
+        if held == upload.temp.builder.plain_size and not upload.pending:
+            return upload
+        blocks, rest = divmod(held, upload.about.scheme.block_size)
+        if rest or blocks > upload.temp.builder.blocks:
+            raise Conflict(f"{upload.held} bytes are held: they cannot be cut to {held}.")
+        if blocks < upload.settled:
+            # Before the index is cut: what is appended then is not durable yet.
+            self._write_state(upload, blocks, self.tail(upload.token))
+        self._cut(self._path(upload.token, INDEX), blocks * ENTRY_BYTES)
+        return self.resume(upload.token)
+
+    # The end
+
     def finish(self, upload: Upload, content: Content, shard_hash: bytes | None) -> None:
         """Append the footer and make the file's bytes durable.
 
@@ -204,9 +380,9 @@ class TempFiles:
         temp = upload.temp
         with temp.lock:
             fd = self._open(upload)
-            if upload.tail:
-                tail, upload.tail = upload.tail, b""
-                self._files.write(fd, temp.builder.add([tail]))
+            if upload.pending:
+                pending, upload.pending = upload.pending, b""
+                self._files.write(fd, temp.builder.add([pending]))
         self._store.finish(temp, content)
         if shard_hash is not None and temp.name is not None and temp.name.shard_hash != shard_hash:
             raise InvalidRequest("The bytes are not those that were sent: their hash is another.")
@@ -214,48 +390,98 @@ class TempFiles:
 
     def forget(self, token: str) -> None:
         """Remove what tells about a shard that is committed."""
-        with suppress(FileNotFoundError):
-            self._files.unlink(self._path(token) + ABOUT)
+        for suffix in (ABOUT, INDEX, STATE):
+            with suppress(FileNotFoundError):
+                self._files.unlink(self._path(token, suffix))
 
     def drop(self, token: str, upload: Upload | None) -> None:
         """Remove a shard; it need not be there. A write that is under way fails."""
         self._store.drop(upload.temp if upload else TempShard(self._path(token), _NO_BUILDER))
         self.forget(token)
 
-    def read(self, token: str, about: TempAbout, offset: int, size: int) -> bytes:
-        """Up to ``size`` plain bytes from ``offset`` on."""
-        block_size = about.scheme.block_size
-        # Up to the next page: a reader asks again.
-        size = min(size, PAGE_BLOCKS * block_size - offset % (PAGE_BLOCKS * block_size))
-        fd = self._files.open(self._path(token), os.O_RDONLY)
+    # Reading
+
+    def read(self, upload: Upload, offset: int, size: int) -> bytes:
+        """Up to ``size`` plain bytes from ``offset`` on, of whole blocks verified.
+
+        :raises BadShard: a block is not what was appended.
+        """
+        builder, block_size = upload.temp.builder, upload.about.scheme.block_size
+        first = offset // block_size
+        if first >= builder.blocks:
+            return upload.pending[offset - builder.plain_size :][:size]
+        count = min(
+            -(-(offset + size) // block_size) - first,
+            _READ_BLOCKS,
+            builder.blocks - first,
+            PAGE_BLOCKS - first % PAGE_BLOCKS,
+        )
+        group = first // PAGE_BLOCKS
+        start = group * PAGE_BLOCKS
+        entries = self._pread(
+            upload.token, INDEX, (first + count - start) * ENTRY_BYTES, start * ENTRY_BYTES
+        )
+        page = page_of(start, builder.group_offset(group), entries)
+        where, length = page.span(first, count)
+        stored = self._pread(upload.token, "", length, where)
+        page.verify(first, count, stored)
+        begin = offset - first * block_size
+        return stored[begin : begin + size]
+
+    def _pread(self, token: str, suffix: str, size: int, offset: int) -> bytes:
+        fd = self._files.open(self._path(token, suffix), os.O_RDONLY)
         try:
-            return self._files.pread(fd, size, file_offset(offset, block_size))
+            data = self._files.pread(fd, size, offset)
         finally:
             self._files.close(fd)
+        if len(data) < size:
+            raise BadShard("The temporary shard is shorter than it was.")
+        return data
 
-    def sweep(self, before: float, spared: Collection[str]) -> list[str]:
-        """Remove what nobody has touched since a time (seconds since the epoch).
+    # Cleaning up
 
+    def sweep(self, now: float, default_s: float, spared: Collection[str]) -> list[str]:
+        """Remove what nobody has touched for as long as it is to be kept.
+
+        :param now: seconds since the epoch.
+        :param default_s: how long that of which nothing else is known is kept.
         :param spared: tokens to leave alone.
-        :returns: the names of the files that were removed.
+        :returns: the tokens of the shards that were removed.
         """
-        swept = []
+        found: dict[str, list[str]] = {}
         for name in self._files.list(self._store.temp):
-            token = name.removesuffix(ABOUT)
+            found.setdefault(name.partition(".")[0], []).append(name)
+        swept = []
+        for token, names in found.items():
             if token in spared:
                 continue
-            path = self._path(token)
-            with suppress(FileNotFoundError):
-                # What tells about a shard is as old as its beginning; the shard's file counts.
-                newest = path if self._files.exists(path) else self._path(name)
-                if self._files.modified(newest) < before:
-                    self._files.unlink(self._path(name))
-                    swept.append(name)
+            # Each file by itself may be old: what tells about a shard is written once.
+            newest = max((self._modified(name) for name in names), default=0.0)
+            if newest < now - self._keep_s(token, names, default_s):
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        self._files.unlink(os.path.join(self._store.temp, name))
+                swept.append(token)
         return swept
 
+    def _modified(self, name: str) -> float:
+        try:
+            return self._files.modified(os.path.join(self._store.temp, name))
+        except FileNotFoundError:
+            return 0.0
 
-def _cut(data: memoryview, block_size: int) -> list[bytes | memoryview]:
-    return [data[at : at + block_size] for at in range(0, len(data), block_size)]
+    def _keep_s(self, token: str, names: Collection[str], default_s: float) -> float:
+        if token + ABOUT not in names:
+            return default_s
+        try:
+            about, _ = self._about(token)
+        except (BadShard, FileNotFoundError):
+            return default_s
+        return default_s if about.keep_s is None else about.keep_s
+
+
+def _cut(data: memoryview, scheme: Scheme) -> list[bytes | memoryview]:
+    return [data[at : at + scheme.block_size] for at in range(0, len(data), scheme.block_size)]
 
 
 _NO_BUILDER = ShardFileBuilder(0, Scheme())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from dostore.adapters.node_local import DriveNode, DriveState
-from dostore.adapters.temp_files import TempFiles, Upload, is_token
+from dostore.adapters.drive_state import DriveState
+from dostore.adapters.temp_files import TempFiles, Upload, boot_id, is_token
 from dostore.core.model import Content
 from dostore.errors import (
     BadShard,
@@ -20,11 +23,25 @@ from dostore.errors import (
     NotFound,
     TooLarge,
 )
-from dostore.ports import IByteSource, ITempShards, TempAbout
+from dostore.fanout import to_the_end
+from dostore.ports import (
+    CLAIM_S,
+    MAX_NOTE_BYTES,
+    IByteSource,
+    ITempShards,
+    Tail,
+    TempAbout,
+    TempState,
+)
+
+if TYPE_CHECKING:
+    from dostore.adapters.node_local import DriveNode
+
+T = TypeVar("T")
 
 _log = Logger()
 
-#: What nobody has touched for this long is removed.
+#: What nobody has touched for this long is removed, unless it is to be kept for another time.
 ABANDONED_AFTER_S = 1800.0
 
 #: Bytes that are read from a body and written at a time.
@@ -33,9 +50,20 @@ _STEP_BYTES = 256 * 1024
 #: A shard whose size is not known is not larger than this.
 _MAX_SHARD_BYTES = 1 << 50
 
-#: What is known of this many shards is kept in memory, up to a block each; of others, the files
-#: tell it when it is asked for.
+#: What is known of this many shards is kept in memory, up to a block and a stripe each; of others,
+#: the files tell it when it is asked for.
 _REMEMBERED = 256
+
+#: Claims that have ended are forgotten when there are more than this.
+_CLAIMS = 1024
+
+
+@frozen(slots=True)
+class _Claim:
+    """Who has a shard, and until when, by the clock."""
+
+    owner: str
+    until: float
 
 
 @implementer(ITempShards)
@@ -43,21 +71,36 @@ class TempShards:
     """The temporary shards of a drive.
 
     :param now: the time of day in seconds since the epoch, for the age of what is abandoned.
+    :param clock: how claims run out.
+    :param boot: what tells this start of the machine from every other.
     """
 
-    def __init__(self, node: DriveNode, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        node: DriveNode,
+        now: Callable[[], float],
+        clock: IReactorTime,
+        boot: str | None = None,
+    ) -> None:
         self._node = node
         self._now = now
-        self._files = TempFiles(node.store)
+        self._clock = clock
+        self._files = TempFiles(node.store, boot_id() if boot is None else boot)
         self._uploads: dict[str, Upload] = {}
         self._busy: set[str] = set()
         self._committing: set[str] = set()
+        self._claims: dict[str, _Claim] = {}
+        self._loading: dict[str, list[Deferred[None]]] = {}
 
-    async def open(self, about: TempAbout) -> str:
+    async def open(self, about: TempAbout, token: str | None = None) -> str:
         """See ITempShards."""
         self._node.require(DriveState.LIVE)
+        if token is not None and not is_token(token):
+            raise InvalidRequest("A token is 32 hexadecimal digits.")
+        if len(about.note) > MAX_NOTE_BYTES:
+            raise InvalidRequest(f"A note has at most {MAX_NOTE_BYTES} bytes.")
         try:
-            upload = await self._node.call(self._files.create, about)
+            upload = await self._node.call(self._files.create, about, token)
         except OSError as error:
             raise self._node.translated(error, "begin a shard") from error
         self._remember(upload)
@@ -66,33 +109,79 @@ class TempShards:
     def _remember(self, upload: Upload) -> None:
         self._uploads[upload.token] = upload
         if len(self._uploads) > _REMEMBERED:
-            for token in self._uploads:
-                if token not in self._busy:
+            for token, each in self._uploads.items():
+                # What is no whole block yet is nowhere else.
+                if token not in self._busy and not each.pending:
                     del self._uploads[token]
                     return
 
-    async def about(self, token: str) -> tuple[TempAbout, int]:
-        """See ITempShards. Asking counts as touching."""
+    async def about(self, token: str) -> TempState:
+        """See ITempShards."""
         self._require_token(token)
         self._node.require(DriveState.LIVE, DriveState.READ_ONLY)
-        upload = self._uploads.get(token)
-        try:
-            await self._node.call(self._files.touch, token)
-            if upload is not None:
-                return upload.about, upload.held
-            return await self._node.call(self._files.about, token)
-        except FileNotFoundError as error:
-            raise self._gone(token) from error
-        except BadShard as error:
-            await self.drop(token)
-            raise self._gone(token) from error
-        except OSError as error:
-            raise self._node.translated(error, "read a shard") from error
+        upload = await self._found(token)
+        tail = await self._reading(token, self._node.call(self._look, token))
+        return TempState(upload.about, upload.held, tail)
 
-    async def append(self, token: str, source: IByteSource, offset: int | None) -> int:
+    def _look(self, token: str) -> Tail | None:
+        self._files.touch(token)
+        return self._files.tail(token)
+
+    async def _found(self, token: str) -> Upload:
+        """A shard, to be read only."""
+        upload = self._uploads.get(token)
+        if upload is None and token in self._busy and token not in self._loading:
+            # Taking it up might cut away what is being written.
+            raise Conflict("The shard is being written. Try again.")
+        return upload or await self._load(token)
+
+    # Claims
+
+    async def claim(self, token: str, owner: str) -> TempState:
+        """See ITempShards."""
+        self._require_token(token)
+        if not is_token(owner):
+            raise InvalidRequest("An owner is 32 hexadecimal digits.")
+        had = self._claims.get(token)
+        self._require_owner(token, owner)
+        if token in self._busy and (had is None or had.owner != owner):
+            raise Conflict("Another request is writing this shard. Wait for its end.")
+        self._renew(token, owner)
+        try:
+            return await self.about(token)
+        except DostoreError:
+            if had is None:
+                self._claims.pop(token, None)
+            raise
+
+    def _require_owner(self, token: str, owner: str) -> None:
+        claim = self._claims.get(token)
+        if claim is not None and claim.owner != owner and claim.until > self._clock.seconds():
+            raise Conflict("Somebody else is writing this shard. Wait for the end of that.")
+
+    def _renew(self, token: str, owner: str) -> None:
+        if not owner:
+            return
+        now = self._clock.seconds()
+        self._claims[token] = _Claim(owner, now + CLAIM_S)
+        if len(self._claims) > _CLAIMS:
+            self._claims = {t: claim for t, claim in self._claims.items() if claim.until > now}
+
+    async def release(self, token: str, owner: str) -> None:
+        """See ITempShards."""
+        self._require_token(token)
+        claim = self._claims.get(token)
+        if claim is not None and claim.owner == owner:
+            del self._claims[token]
+
+    # Writing
+
+    async def append(
+        self, token: str, source: IByteSource, offset: int | None, owner: str = ""
+    ) -> int:
         """See ITempShards."""
         self._node.require(DriveState.LIVE)
-        with self._alone(token):
+        with self._alone(token, owner):
             upload = await self._take_up(token)
             if offset not in (None, upload.held):
                 raise Conflict(
@@ -107,6 +196,41 @@ class TempShards:
                     raise self._gone(token) from error
                 raise self._node.translated(error, "write a shard") from error
             return upload.held
+
+    async def cut(self, token: str, held: int, owner: str = "") -> None:
+        """See ITempShards."""
+        self._node.require(DriveState.LIVE)
+        with self._alone(token, owner):
+            upload = await self._take_up(token)
+            self._uploads.pop(token, None)
+            cut = await self._writing(token, self._node.call(self._files.cut, upload, held))
+            self._remember(cut)
+
+    async def settle(self, token: str, tail: Tail | None, owner: str = "") -> None:
+        """See ITempShards."""
+        self._node.require(DriveState.LIVE)
+        with self._alone(token, owner):
+            upload = await self._take_up(token)
+            await self._writing(token, self._node.call(self._files.settle, upload, tail))
+
+    async def _writing(self, token: str, coro: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await coro
+        except FileNotFoundError as error:
+            self._uploads.pop(token, None)
+            raise self._gone(token) from error
+        except OSError as error:
+            self._uploads.pop(token, None)
+            raise self._node.translated(error, "write a shard") from error
+
+    async def _reading(self, token: str, coro: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await coro
+        except FileNotFoundError as error:
+            self._uploads.pop(token, None)
+            raise self._gone(token) from error
+        except OSError as error:
+            raise self._node.translated(error, "read a shard") from error
 
     async def _pump(self, upload: Upload, source: IByteSource) -> None:
         """Append what the source yields: one step is written while the next is read."""
@@ -132,22 +256,20 @@ class TempShards:
 
     async def read(self, token: str, offset: int, size: int) -> bytes:
         """See ITempShards."""
-        about, held = await self.about(token)
-        size = min(size, held - offset)
+        self._require_token(token)
+        self._node.require(DriveState.LIVE, DriveState.READ_ONLY)
+        upload = await self._found(token)
+        size = min(size, upload.held - offset)
         if size <= 0:
             return b""
-        try:
-            data = await self._node.call(self._files.read, token, about, offset, size)
-        except FileNotFoundError as error:
-            raise self._gone(token) from error
-        except OSError as error:
-            raise self._node.translated(error, "read a shard") from error
-        return data
+        return await self._reading(token, self._node.call(self._files.read, upload, offset, size))
 
-    async def commit(self, token: str, content: Content, shard_hash: bytes | None) -> None:
+    async def commit(
+        self, token: str, content: Content, shard_hash: bytes | None, owner: str = ""
+    ) -> None:
         """See ITempShards."""
         self._node.require(DriveState.LIVE)
-        with self._alone(token):
+        with self._alone(token, owner):
             upload = await self._take_up(token)
             about = upload.about
             self._committing.add(token)
@@ -167,6 +289,7 @@ class TempShards:
             finally:
                 self._committing.discard(token)
             self._uploads.pop(token, None)
+            self._claims.pop(token, None)
             self._clean(lambda: self._files.forget(token))
 
     async def _finish(self, upload: Upload, content: Content, shard_hash: bytes | None) -> None:
@@ -193,6 +316,7 @@ class TempShards:
         if token in self._committing:
             raise Conflict("The shard is being committed: it cannot be dropped any more.")
         upload = self._uploads.pop(token, None)
+        self._claims.pop(token, None)
         try:
             await self._node.call(self._files.drop, token, upload)
         except OSError as error:
@@ -206,40 +330,58 @@ class TempShards:
         self._node.workers.submit(step).add_done_callback(self._node.log_failure)
 
     async def sweep(self) -> int:
-        """Remove what was abandoned; how many files."""
+        """Remove what was abandoned; how many shards."""
         self._node.require(DriveState.LIVE)
-        before = self._now() - ABANDONED_AFTER_S
+        spared = frozenset(self._busy)
         try:
-            swept = await self._node.call(self._files.sweep, before, frozenset(self._busy))
+            swept = await self._node.call(self._files.sweep, self._now(), ABANDONED_AFTER_S, spared)
         except OSError as error:
             raise self._node.translated(error, "sweep what was abandoned") from error
         for name in swept:
             self._uploads.pop(name, None)
         if swept:
             _log.info(
-                "{address}: {n} files of abandoned shards removed",
+                "{address}: {n} abandoned shards removed",
                 address=self._node.address,
                 n=len(swept),
             )
         return len(swept)
 
     @contextmanager
-    def _alone(self, token: str) -> Iterator[None]:
+    def _alone(self, token: str, owner: str) -> Iterator[None]:
         self._require_token(token)
+        self._require_owner(token, owner)
         if token in self._busy:
             raise Conflict("Another request is writing this shard. Wait for its end.")
         self._busy.add(token)
+        self._renew(token, owner)
         try:
             yield
         finally:
             self._busy.discard(token)
+            if token in self._claims:
+                self._renew(token, owner)
 
     async def _take_up(self, token: str) -> Upload:
         upload = self._uploads.get(token)
-        if upload is not None:
-            return upload
+        return await self._load(token) if upload is None else upload
+
+    async def _load(self, token: str) -> Upload:
+        """What the files tell of a shard. One at a time looks, for looking cuts away."""
+        while (waiters := self._loading.get(token)) is not None:
+            waiter: Deferred[None] = Deferred()
+            waiters.append(waiter)
+            await waiter
+            if token in self._uploads:
+                return self._uploads[token]
+        self._loading[token] = []
+        return await to_the_end(self._load_alone(token))
+
+    async def _load_alone(self, token: str) -> Upload:
         try:
             upload = await self._node.call(self._files.resume, token)
+            self._remember(upload)
+            return upload
         except FileNotFoundError as error:
             raise self._gone(token) from error
         except BadShard as error:
@@ -248,8 +390,10 @@ class TempShards:
             raise self._gone(token) from error
         except OSError as error:
             raise self._node.translated(error, "read a shard") from error
-        self._remember(upload)
-        return upload
+        finally:
+            for waiter in self._loading.pop(token):
+                if not waiter.called:
+                    waiter.callback(None)
 
     def _require_token(self, token: str) -> None:
         if not is_token(token):

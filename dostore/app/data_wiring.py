@@ -17,13 +17,11 @@ from dostore.adapters.announcer_amqp import Announcer
 from dostore.adapters.drives import Drive, DriveSet
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import DriveState
-from dostore.adapters.temp_shards import TempShards
 from dostore.app.data_config import DataConfig
 from dostore.app.server import COMPUTE_THREADS, Listen, Server, Threads
 from dostore.background import Background
 from dostore.core.messages import Heartbeat
 from dostore.core.names import ContentHash
-from dostore.errors import NodeUnavailable
 from dostore.web.connections import Connections, HttpLimits
 from dostore.web.data.site import build_factory
 from dostore.web.data.status import NodeStatus
@@ -33,9 +31,8 @@ _log = Logger(namespace="dostore")
 #: A connection to the broker takes no longer to be made.
 _BROKER_CONNECT_S = 5.0
 
-#: How often temporary shards that were abandoned are looked for, how often the drive's free space
-#: is measured, and how soon others are told that its state is another.
-_SWEEP_INTERVAL_S = 300.0
+#: How often the drive's free space is measured, and how soon others are told that its state is
+#: another.
 _MEASURE_INTERVAL_S = 5.0
 _TELL_INTERVAL_S = 0.5
 
@@ -91,7 +88,6 @@ class DataServer:
             address=lambda _: config.address,
         )
         self._drive: Drive = self._drives.drives[0]
-        self._temp = TempShards(self._drive.node, time.time)
         self._free_bytes: int | None = None
         self._told: tuple[DriveState, bool, int] | None = None
         self._life = uuid.uuid4().hex
@@ -106,14 +102,13 @@ class DataServer:
         config = self._config
         await self._drives.start()
         await self._measure()
-        await self._sweep()
         if not config.shard_sync:
             _log.warn("Shards are not synced: a power cut loses objects that were acknowledged")
         if config.secret is None:
             self._warn_without_secret()
         return build_factory(
             self._drive.node,
-            self._temp,
+            self._drive.node.temps,
             status=self._status,
             workers=self._threads.make("compute", COMPUTE_THREADS),
             clock=self._reactor,
@@ -140,7 +135,6 @@ class DataServer:
         self._link.start()
         self._announcer.start()
         for name, interval_s, step in (
-            ("sweep", _SWEEP_INTERVAL_S, self._sweep),
             ("measure", _MEASURE_INTERVAL_S, self._measure),
             ("tell", _TELL_INTERVAL_S, self._tell),
         ):
@@ -194,12 +188,6 @@ class DataServer:
             _log.warn("The free space cannot be measured: {error}", error=error)
         else:
             self._free_bytes = free_bytes
-
-    async def _sweep(self) -> None:
-        try:
-            await self._temp.sweep()
-        except NodeUnavailable as error:
-            _log.info("Nothing is swept: {error}", error=error)
 
     def describe(self) -> str:
         """See server.Parts."""

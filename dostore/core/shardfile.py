@@ -41,6 +41,7 @@ PAGE_BLOCKS = 1024
 PAGE_BYTES = PAGE_BLOCKS * _ENTRY.size
 TRAILER_BYTES = _TRAILER.size
 CHECK_BYTES = 16
+ENTRY_BYTES = _ENTRY.size
 
 #: The only compression so far: blocks are stored as they are.
 PLAIN = 0
@@ -71,6 +72,7 @@ class ShardFileBuilder:
         self._references: list[bytes] = []
         self._offset = 0
         self._blocks = 0
+        self._plain = 0
         self._hash = hashlib.sha256()
         self._first: Block | None = None
 
@@ -79,23 +81,67 @@ class ShardFileBuilder:
         """Bytes of the file so far."""
         return self._offset
 
-    def add(self, blocks: Iterable[Block]) -> list[Block]:
+    @property
+    def blocks(self) -> int:
+        """Blocks so far."""
+        return self._blocks
+
+    @property
+    def plain_size(self) -> int:
+        """Bytes of those blocks."""
+        return self._plain
+
+    def add(self, blocks: Iterable[Block], entries: list[bytes] | None = None) -> list[Block]:
         """The bytes to append to the file for the next blocks of the shard.
 
         :param blocks: whole blocks; only the shard's last may be shorter than the scheme's.
+        :param entries: takes the entry of each block, for :meth:`go_on`.
         """
         pieces: list[Block] = []
         for block in blocks:
             check = check_of(block)
             self._first = bytes(block) if self._blocks == 0 else None
-            self._hash.update(check)
-            self._entries.append(_ENTRY.pack(len(block), check))
-            self._blocks += 1
-            self._offset += len(block)
+            entry = _ENTRY.pack(len(block), check)
+            if entries is not None:
+                entries.append(entry)
             pieces.append(block)
-            if len(self._entries) == PAGE_BLOCKS:
-                pieces.append(self._page())
+            self._plain += len(block)
+            if page := self._count(len(block), check, entry):
+                pieces.append(page)
         return pieces
+
+    def _count(self, stored: int, check: bytes, entry: bytes) -> bytes | None:
+        """Take note of a block; the page to write after it, if there is one."""
+        self._hash.update(check)
+        self._entries.append(entry)
+        self._blocks += 1
+        self._offset += stored
+        return self._page() if len(self._entries) == PAGE_BLOCKS else None
+
+    def go_on(self, entries: bytes, plain_lengths: Iterable[int]) -> None:
+        """Take up a shard that another builder began, by the entries that it gave for its blocks.
+
+        When it is one block, :meth:`keep_first` has to tell which.
+
+        :param plain_lengths: of those blocks.
+        :raises BadShard: no block can be as an entry says.
+        """
+        for (stored, check), plain in zip(_ENTRY.iter_unpack(entries), plain_lengths, strict=True):
+            if not 0 < stored <= plain:
+                raise BadShard("An entry tells of a block that cannot be.")
+            self._plain += plain
+            self._count(stored, check, _ENTRY.pack(stored, check))
+
+    def keep_first(self, block: Block) -> None:
+        """Tell the plain bytes of the only block of a shard that was taken up."""
+        self._first = bytes(block)
+
+    def group_offset(self, group: int) -> int:
+        """Where in the file the first of the PAGE_BLOCKS blocks of a group is."""
+        if group == 0:
+            return 0
+        offset, _ = _REFERENCE.unpack(self._references[group - 1])
+        return int(offset) + PAGE_BYTES
 
     def _page(self) -> bytes:
         page = b"".join(self._entries)
@@ -109,14 +155,13 @@ class ShardFileBuilder:
 
         :raises ValueError: the blocks are not a shard of such a content.
         """
-        plain = self._offset - len(self._references) * PAGE_BYTES
-        if (self._scheme, self._blocks, plain) != (
+        if (self._scheme, self._blocks, self._plain) != (
             content.scheme,
             content.scheme.stripe_count(content.size),
             content.scheme.shard_size(content.size),
         ):
             raise ValueError(
-                f"{self._blocks} blocks of {plain} bytes are no shard of {content.size} bytes"
+                f"{self._blocks} blocks of {self._plain} bytes are no shard of {content.size} bytes"
             )
         body = b"".join(self._entries) + b"".join(self._references)
         head = _TRAILER.pack(
@@ -211,13 +256,18 @@ class Footer:
         if len(data) != PAGE_BYTES or check_of(data) != check:
             raise BadShard(f"Page {number} does not match its check.")
         start = self.page_span(number - 1)[0] + PAGE_BYTES if number else 0
-        page = _page(number * PAGE_BLOCKS, start, data)
+        page = page_of(number * PAGE_BLOCKS, start, data)
         if page.offsets[-1] != offset:
             raise BadShard(f"Page {number} is not where its blocks end.")
         return page
 
 
-def _page(first: int, start: int, data: bytes) -> Page:
+def page_of(first: int, start: int, data: bytes) -> Page:
+    """The entries of consecutive blocks, not verified by themselves.
+
+    :param first: the number of the first block.
+    :param start: where in the file it begins.
+    """
     entries = list(_ENTRY.iter_unpack(data))
     offsets = list(accumulate((length for length, _ in entries), initial=start))
     return Page(first, offsets, [check for _, check in entries])
@@ -269,7 +319,7 @@ def parse_footer(footer: bytes, file_size: int) -> Footer:
     references = footer[at : at + pages * _REFERENCE.size]
     page_ends = [offset + PAGE_BYTES for offset, _ in _REFERENCE.iter_unpack(references)]
     start = page_ends[-1] if page_ends else 0
-    last = _page(pages * PAGE_BLOCKS, start, footer[:at])
+    last = page_of(pages * PAGE_BLOCKS, start, footer[:at])
     if (
         index >= scheme.shards
         or pages * PAGE_BLOCKS + entries != scheme.stripe_count(size)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
@@ -48,7 +50,14 @@ class LocalCase(AsyncTestCase):
         store = DriveStore(str(self.folder), files or self.files)
         store.prepare()
         store.clean_temp()
-        node = DriveNode("drive-1", store, workers or self.workers, self.troubles.append)
+        node = DriveNode(
+            "drive-1",
+            store,
+            workers or self.workers,
+            self.troubles.append,
+            clock=Clock(),
+            now=time.time,
+        )
         node.come(*store.scan())
         return node
 
@@ -693,7 +702,7 @@ class OrderTests(SyncTestCase):
         self.workers = SteppedWorkers(stalled=True)
         store = DriveStore(str(self.folder), self.files)
         store.prepare()
-        self.node = DriveNode("drive-1", store, self.workers)
+        self.node = DriveNode("drive-1", store, self.workers, clock=Clock(), now=time.time)
         self.node.come(*store.scan())
 
     def test_power_cut_at_every_call(self) -> None:

@@ -6,15 +6,16 @@ import errno
 import os
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from dostore.adapters.node_local import DriveState
-from dostore.adapters.temp_files import file_offset, plain_size
-from dostore.adapters.temp_shards import _REMEMBERED, ABANDONED_AFTER_S
+from dostore.adapters.temp_shards import _REMEMBERED, ABANDONED_AFTER_S, TempShards
 from dostore.core.scheme import Scheme
-from dostore.core.shardfile import PAGE_BLOCKS, PAGE_BYTES, ShardFileBuilder
+from dostore.core.shardfile import ENTRY_BYTES, PAGE_BLOCKS, PAGE_BYTES, ShardFileBuilder
 from dostore.errors import (
+    BadShard,
     Conflict,
     DostoreError,
     IncompleteBody,
@@ -24,8 +25,8 @@ from dostore.errors import (
     NotFound,
     TooLarge,
 )
-from dostore.ports import IByteSource, ITempShards, TempAbout
-from tests.support.cases import AsyncTestCase, SyncTestCase
+from dostore.ports import IByteSource, ITempShards, Tail, TempAbout
+from tests.support.cases import AsyncTestCase
 from tests.support.data_server import DataServer
 from tests.support.faults import FaultyFiles
 from tests.support.shards import SCHEME, Sample, sample
@@ -33,6 +34,7 @@ from tests.support.stepped import SteppedWorkers
 
 BLOCK = SCHEME.block_size
 NOW = 1_790_000_000.0
+OWNER = "0" * 32
 
 
 @implementer(IByteSource)
@@ -50,24 +52,9 @@ class Bytes:
             raise self._error
         return taken
 
-
-class ArithmeticTests(SyncTestCase):
-    """Where plain bytes are in a file with pages."""
-
-    def test_against_the_builder(self) -> None:
-        """The arithmetic says what the builder of shard files does."""
-        builder = ShardFileBuilder(0, SCHEME)
-        for blocks in range(2 * PAGE_BLOCKS + 3):
-            self.assertEqual(plain_size(builder.size, BLOCK), blocks * BLOCK)
-            self.assertEqual(file_offset(blocks * BLOCK, BLOCK), builder.size)
-            builder.add([bytes(BLOCK)])
-
-    def test_half_a_page(self) -> None:
-        """What there is of a page that was cut holds no plain bytes."""
-        group = PAGE_BLOCKS * BLOCK
-        for extra in (0, 1, PAGE_BYTES - 1, PAGE_BYTES):
-            self.assertEqual(plain_size(group + extra, BLOCK), group)
-        self.assertEqual(plain_size(group + PAGE_BYTES + 1, BLOCK), group + 1)
+    async def read_some(self, size: int) -> bytes:
+        """See IByteSource."""
+        return await self.read(size)
 
 
 class TempCase(AsyncTestCase):
@@ -82,12 +69,17 @@ class TempCase(AsyncTestCase):
         self.addCleanup(self.files.lift_all)
         self.now = NOW
         self.workers = SteppedWorkers()
+        self.clock = Clock()
         self.start()
 
     def start(self) -> None:
         """What a start of the process does."""
         self.server = DataServer(
-            self.folder, files=self.files, workers=self.workers, now=lambda: self.now
+            self.folder,
+            files=self.files,
+            workers=self.workers,
+            clock=self.clock,
+            now=lambda: self.now,
         )
         self.temp = self.server.temp
 
@@ -131,13 +123,15 @@ class WritingTests(TempCase):
         plain = what.plain(2)
         for step in (1000, BLOCK - 1, BLOCK, BLOCK + 1, 10 * BLOCK, len(plain)):
             for restarts in (False, True):
-                token = await self.begin(what, 2)
+                token = await self.begin(what, 2, known=restarts)
                 held = 0
                 while held < len(plain):
                     held = await self.append(token, plain[held : held + step], held)
-                    if restarts and step > 1000:
+                    if restarts and step >= BLOCK:
                         self.start()
-                        self.assertEqual((await self.temp.about(token))[1], held)
+                        whole = held if held == len(plain) else held // BLOCK * BLOCK
+                        held = (await self.temp.about(token)).held
+                        self.assertEqual(held, whole)
                 await self.temp.commit(token, what.content, None)
                 self.assertEqual(await self.shard(what, 2), plain)
                 self.assertEqual(self.server.names("temp"), [])
@@ -153,7 +147,9 @@ class WritingTests(TempCase):
             token = await self.begin(what, 1)
             await self.append(token, plain[:cut])
             self.start()
-            self.assertEqual(await self.append(token, plain[cut:], cut), len(plain))
+            held = (await self.temp.about(token)).held
+            self.assertEqual(held, cut // BLOCK * BLOCK)
+            self.assertEqual(await self.append(token, plain[held:], held), len(plain))
             pieces, at = [], 0
             while piece := await self.temp.read(token, at, 1 << 30):
                 pieces.append(piece)
@@ -163,7 +159,7 @@ class WritingTests(TempCase):
             self.assertEqual(await self.shard(what, 1), plain)
 
     async def test_a_page_that_was_cut(self) -> None:
-        """A process that ended in the middle of writing a page: the page is written again."""
+        """When a page is not all there, the block before it is written again, and the page."""
         blocks = PAGE_BLOCKS + 1
         what = sample(blocks * SCHEME.stripe_size)
         plain = what.plain(1)
@@ -172,21 +168,33 @@ class WritingTests(TempCase):
         await self.append(token, plain[:group])
         os.truncate(self.folder / "temp" / token, group + PAGE_BYTES // 2)
         self.start()
-        self.assertEqual(await self.append(token, plain[group:], group), len(plain))
+        held = (await self.temp.about(token)).held
+        self.assertEqual(held, group - BLOCK)
+        self.assertEqual(await self.append(token, plain[held:], held), len(plain))
         await self.temp.commit(token, what.content, None)
         self.assertEqual(await self.shard(what, 1), plain)
 
     async def test_a_block_that_changed(self) -> None:
-        """Blocks that are not what their page says are no beginning of anything."""
-        what = sample((PAGE_BLOCKS + 1) * SCHEME.stripe_size)
-        token = await self.begin(what, 1)
-        await self.append(token, what.plain(1))
-        with open(self.folder / "temp" / token, "r+b") as file:
-            file.write(b"changed")
-        self.start()
-        with self.assertRaises(NotFound):
-            await self.append(token, b"more")
-        self.assertEqual(self.server.names("temp"), [])
+        """A block that is not what was appended is not read; the others are."""
+        what = sample((PAGE_BLOCKS + 4) * SCHEME.stripe_size)
+        plain = what.plain(1)
+        for at in (0, 5 * BLOCK + 7, PAGE_BLOCKS * BLOCK + PAGE_BYTES + 3):
+            token = await self.begin(what, 1)
+            await self.append(token, plain)
+            with open(self.folder / "temp" / token, "r+b") as file:
+                file.seek(at)
+                file.write(b"changed")
+            block = (at - (PAGE_BYTES if at > PAGE_BLOCKS * BLOCK else 0)) // BLOCK
+            for restart in (False, True):
+                if restart:
+                    self.start()
+                with self.assertRaises(BadShard):
+                    await self.temp.read(token, block * BLOCK + 1, 1)
+                self.assertEqual(
+                    await self.temp.read(token, (block + 1) * BLOCK, BLOCK),
+                    plain[(block + 1) * BLOCK : (block + 2) * BLOCK],
+                )
+            await self.temp.drop(token)
 
     async def test_offset(self) -> None:
         """An offset that is not what is held is refused, and changes nothing."""
@@ -206,7 +214,7 @@ class WritingTests(TempCase):
         plain = what.plain(0)
         with self.assertRaises(IncompleteBody):
             await self.temp.append(token, Bytes(plain[:5000], IncompleteBody("gone")), 0)
-        self.assertEqual((await self.temp.about(token))[1], 5000)
+        self.assertEqual((await self.temp.about(token)).held, 5000)
         await self.append(token, plain[5000:], 5000)
         await self.temp.commit(token, what.content, None)
         self.assertEqual(await self.shard(what, 0), plain)
@@ -298,9 +306,16 @@ class WritingTests(TempCase):
                 lambda token=token: self.temp.read(token, 0, 1),
                 lambda token=token: self.temp.commit(token, sample(1).content, None),
                 lambda token=token: self.temp.drop(token),
+                lambda token=token: self.temp.claim(token, OWNER),
+                lambda token=token: self.temp.release(token, OWNER),
+                lambda token=token: self.temp.cut(token, 0),
+                lambda token=token: self.temp.settle(token, None),
             ):
                 with self.assertRaises(NotFound):
                     await call()
+            if token:
+                with self.assertRaises(InvalidRequest):
+                    await self.temp.open(TempAbout(0, SCHEME), token)
         with self.assertRaises(NotFound):
             await self.temp.about("a" * 32)
         with self.assertRaises(NotFound):
@@ -308,16 +323,19 @@ class WritingTests(TempCase):
         self.assertEqual((self.folder / "secret").read_bytes(), b"secret")
 
     async def test_memory(self) -> None:
-        """Only so many are remembered; those that are not go on from their files."""
+        """Only so many are remembered, and all with a part of a block; others go on from files."""
         what = sample(10 * SCHEME.stripe_size)
         tokens = []
         for number in range(_REMEMBERED + 20):
             tokens.append(await self.begin(what))
-            await self.append(tokens[-1], what.plain(0)[:number])
-        self.assertLessEqual(len(self.temp._uploads), _REMEMBERED)
-        await self.append(tokens[5], what.plain(0)[5:], 5)
-        await self.temp.commit(tokens[5], what.content, None)
-        self.assertEqual(await self.shard(what, 0), what.plain(0))
+            await self.append(tokens[-1], what.plain(0)[: BLOCK if number % 2 else number])
+        await self.append(tokens[5], what.plain(0)[BLOCK:], BLOCK)
+        await self.append(tokens[4], what.plain(0)[4:], 4)
+        pending = [upload for upload in self.temp._uploads.values() if upload.pending]
+        self.assertLessEqual(len(self.temp._uploads), max(_REMEMBERED, len(pending) + 1))
+        for token in tokens[4:6]:
+            await self.temp.commit(token, what.content, None)
+            self.assertEqual(await self.shard(what, 0), what.plain(0))
 
 
 class StartTests(TempCase):
@@ -327,17 +345,17 @@ class StartTests(TempCase):
         """What is known of stays; what is only half there goes."""
         what = sample(10 * SCHEME.stripe_size)
         token = await self.begin(what, 4, known=True)
-        await self.append(token, b"abc")
+        await self.append(token, what.plain(4)[: 2 * BLOCK + 3])
         temp = self.folder / "temp"
         (temp / ("b" * 32)).write_bytes(b"of a put that was cut")
         (temp / ("c" * 32 + ".json")).write_bytes(b"{}")
         (temp / "probe-1").write_bytes(b"")
         self.start()
         self.assertEqual(self.server.temp_files_removed, 3)
-        self.assertEqual(self.server.names("temp"), [token, token + ".json"])
-        about, held = await self.temp.about(token)
-        self.assertEqual(about, TempAbout(4, SCHEME, what.content.hash, what.content.size))
-        self.assertEqual(held, 3)
+        self.assertEqual(self.server.names("temp"), [token, token + ".index", token + ".json"])
+        state = await self.temp.about(token)
+        self.assertEqual(state.about, TempAbout(4, SCHEME, what.content.hash, what.content.size))
+        self.assertEqual((state.held, state.tail), (2 * BLOCK, None))
 
     async def test_after_a_crash_in_a_commit(self) -> None:
         """The shard is there; what told about it goes with the next start."""
@@ -346,7 +364,7 @@ class StartTests(TempCase):
         await self.append(token, what.plain(0))
         self.files.fail(str(self.folder.absolute()), errno.EIO, operations={"unlink"})
         await self.temp.commit(token, what.content, None)
-        self.assertEqual(self.server.names("temp"), [token + ".json"])
+        self.assertEqual(self.server.names("temp"), [token + ".index", token + ".json"])
         self.files.lift_all()
         self.start()
         self.assertEqual(self.server.names("temp"), [])
@@ -368,8 +386,8 @@ class StartTests(TempCase):
         old, young = await self.begin(what), await self.begin(what)
         self.backdate(ABANDONED_AFTER_S + 1)
         os.utime(self.folder / "temp" / young, (self.now, self.now))
-        self.assertEqual(await self.temp.sweep(), 2)
-        self.assertEqual(self.server.names("temp"), [young, young + ".json"])
+        self.assertEqual(await self.temp.sweep(), 1)
+        self.assertEqual(self.server.names("temp"), [young, young + ".index", young + ".json"])
         with self.assertRaises(NotFound):
             await self.append(old, b"x")
         self.assertEqual(await self.append(young, b"x"), 1)
@@ -397,6 +415,162 @@ class StartTests(TempCase):
         self.successResultOf(appending)
 
 
+class PowerCutTests(TempCase):
+    """A start of the machine takes away what was not settled, whatever the files' sizes say."""
+
+    boot = "one"
+
+    def start(self) -> None:
+        """See TempCase; with what tells this start of the machine from others."""
+        super().start()
+        self.temp = self.server.node.temps = TempShards(
+            self.server.node, lambda: self.now, self.clock, self.boot
+        )
+
+    def reboot(self) -> None:
+        """Another start of the machine."""
+        self.boot += "+"
+        self.start()
+
+    async def state(self, token: str) -> tuple[int, Tail | None]:
+        """How much is held, and the tail."""
+        state = await self.temp.about(token)
+        return state.held, state.tail
+
+    async def test_settled(self) -> None:
+        """What was settled stays, with its tail; what came after it goes."""
+        what = sample(40 * SCHEME.stripe_size)
+        plain = what.plain(2)
+        token = await self.begin(what, 2, known=True)
+        await self.append(token, plain[: 5 * BLOCK])
+        tail = Tail(20 * BLOCK, b"short of a stripe")
+        await self.temp.settle(token, tail)
+        await self.append(token, plain[5 * BLOCK : 9 * BLOCK])
+        self.start()
+        self.assertEqual(await self.state(token), (9 * BLOCK, tail))
+        self.reboot()
+        self.assertEqual(await self.state(token), (5 * BLOCK, tail))
+        await self.append(token, plain[5 * BLOCK : 7 * BLOCK])
+        self.start()
+        self.assertEqual(await self.state(token), (7 * BLOCK, tail))
+        await self.temp.settle(token, None)
+        await self.append(token, plain[7 * BLOCK :])
+        self.reboot()
+        self.assertEqual(await self.state(token), (7 * BLOCK, None))
+        await self.append(token, plain[7 * BLOCK :], 7 * BLOCK)
+        await self.temp.commit(token, what.content, None)
+        self.assertEqual(await self.shard(what, 2), plain)
+
+    async def test_never_settled(self) -> None:
+        """Then nothing counts."""
+        token = await self.begin(sample(40 * SCHEME.stripe_size))
+        await self.append(token, bytes(3 * BLOCK))
+        self.reboot()
+        self.assertEqual(await self.state(token), (0, None))
+
+    async def test_cut(self) -> None:
+        """What was appended after a cut is not settled, even where something was before it."""
+        token = await self.begin(sample(40 * SCHEME.stripe_size))
+        await self.append(token, bytes(6 * BLOCK))
+        await self.temp.settle(token, None)
+        await self.temp.cut(token, 2 * BLOCK)
+        await self.append(token, b"x" * (6 * BLOCK))
+        self.reboot()
+        self.assertEqual(await self.state(token), (2 * BLOCK, None))
+
+    async def test_damaged_state(self) -> None:
+        """When what was settled cannot be told, the tail is lost, and all of another boot."""
+        for words in (b"", b"{}\n", b'{"boot":"one","blocks":3,"start":0,"check":"00"}\nx'):
+            token = await self.begin(sample(40 * SCHEME.stripe_size))
+            await self.append(token, bytes(3 * BLOCK))
+            await self.temp.settle(token, Tail(0, b"x"))
+            (self.folder / "temp" / (token + ".state")).write_bytes(words)
+            self.start()
+            self.assertEqual(await self.state(token), (3 * BLOCK, None))
+            self.reboot()
+            self.assertEqual(await self.state(token), (0, None))
+
+    async def test_damaged_index(self) -> None:
+        """An entry that cannot be, and what comes after it, does not count."""
+        for at, damage in ((0, b"\0\0\0\0"), (3 * ENTRY_BYTES, b"\xff"), (0, b"\1\0\0\1")):
+            token = await self.begin(sample(40 * SCHEME.stripe_size))
+            await self.append(token, bytes(5 * BLOCK))
+            with open(self.folder / "temp" / (token + ".index"), "r+b") as file:
+                file.seek(at + (2 if len(damage) == 1 else 0))
+                file.write(damage)
+            self.start()
+            self.assertEqual(await self.state(token), (at // ENTRY_BYTES * BLOCK, None))
+            self.assertEqual(
+                await self.append(token, bytes(BLOCK), None), at // ENTRY_BYTES * BLOCK + BLOCK
+            )
+
+    async def test_settle_syncs(self) -> None:
+        """The shard, its index, what tells about it and the folder are synced before it returns."""
+        token = await self.begin(sample(40 * SCHEME.stripe_size))
+        await self.append(token, bytes(BLOCK))
+        self.files.calls.clear()
+        await self.temp.settle(token, Tail(0, b"x"))
+        synced = {os.path.basename(path) for call, path in self.files.calls if call == "sync"}
+        self.assertEqual(synced, {token, token + ".index", token + ".json", token + ".state.new"})
+        self.assertIn(("sync_folder", str(self.folder.absolute() / "temp")), self.files.calls)
+
+    async def test_settle_fails(self) -> None:
+        """A drive that cannot sync says so, and what was settled before stays."""
+        token = await self.begin(sample(40 * SCHEME.stripe_size))
+        await self.append(token, bytes(BLOCK))
+        await self.temp.settle(token, Tail(4 * BLOCK, b"x"))
+        await self.append(token, bytes(BLOCK))
+        for error, kind in ((errno.EIO, NodeUnavailable), (errno.ENOSPC, NoSpace)):
+            fault = self.files.fail(str(self.folder.absolute()), error, operations={"sync"})
+            with self.assertRaises(kind):
+                await self.temp.settle(token, Tail(8 * BLOCK, b"y"))
+            fault.lift()
+            self.server.node.recover()
+        self.reboot()
+        self.assertEqual(await self.state(token), (BLOCK, Tail(4 * BLOCK, b"x")))
+
+    async def test_loading_is_shared(self) -> None:
+        """Two who ask for a shard that is not in memory take it up once."""
+        what = sample(40 * SCHEME.stripe_size)
+        token = await self.begin(what)
+        await self.append(token, what.plain(0))
+        self.start()
+        self.workers.stalled = True
+        first = Deferred.fromCoroutine(self.temp.about(token))
+        second = Deferred.fromCoroutine(self.append(token, b"", None))
+        third = Deferred.fromCoroutine(self.temp.about(token))
+        first.cancel()
+        self.assertEqual(self.workers.backlog(), 1)
+        self.workers.stalled = False
+        while self.workers.backlog():
+            self.workers.step()
+        self.failureResultOf(first, CancelledError)
+        self.assertEqual(self.successResultOf(second), len(what.plain(0)))
+        self.assertEqual(self.successResultOf(third).held, len(what.plain(0)))
+
+
+class KeepTests(TempCase):
+    """How long each is kept."""
+
+    async def test_each_its_own(self) -> None:
+        """One that is to be kept longer, or shorter, than others is."""
+        about = TempAbout(0, SCHEME, note=b"a note", keep_s=86_400)
+        long = await self.temp.open(about)
+        short = await self.temp.open(TempAbout(0, SCHEME, keep_s=5))
+        other = await self.begin(sample(10))
+        self.backdate(10.0)
+        self.assertEqual(await self.temp.sweep(), 1)
+        self.backdate(ABANDONED_AFTER_S + 1)
+        self.assertEqual(await self.temp.sweep(), 1)
+        for token in (short, other):
+            with self.assertRaises(NotFound):
+                await self.temp.about(token)
+        self.assertEqual((await self.temp.about(long)).about, about)
+        self.backdate(86_401.0)
+        self.assertEqual(await self.temp.sweep(), 1)
+        self.assertEqual(self.server.names("temp"), [])
+
+
 class FaultTests(TempCase):
     """A drive that fails."""
 
@@ -419,7 +593,7 @@ class FaultTests(TempCase):
         with self.assertRaises(NodeUnavailable):
             await self.append(token, b"x")
         self.server.node.recover()
-        held = (await self.temp.about(token))[1]
+        held = (await self.temp.about(token)).held
         self.assertEqual(await self.temp.read(token, 0, held), plain[:held])
         self.assertEqual(await self.append(token, plain[held:], held), len(plain))
         await self.temp.commit(token, what.content, None)
@@ -451,7 +625,7 @@ class FaultTests(TempCase):
     async def test_reads_fail(self) -> None:
         """What cannot be read is an error of the node."""
         token = await self.begin(sample(10 * BLOCK))
-        await self.append(token, b"abc")
+        await self.append(token, bytes(BLOCK))
         self.files.fail(str(self.folder.absolute()), errno.EIO, operations={"pread"}, times=1)
         with self.assertRaises(NodeUnavailable):
             await self.temp.read(token, 0, 3)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dostore.core.model import Content, ShardInfo
-from dostore.core.names import ContentHash
+from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import MIN_BLOCK_BYTES, Scheme
 from dostore.core.shardfile import (
     PAGE_BLOCKS,
@@ -176,6 +176,64 @@ class BuildTests(SyncTestCase):
         self.assertRaises(
             ValueError, builder.finish, Content(content_hash, 2, Scheme(2, 0, MIN_BLOCK_BYTES))
         )
+
+
+class GoOnTests(SyncTestCase):
+    """A builder that takes up what another began."""
+
+    def test_at_every_place(self) -> None:
+        """Wherever the first one stopped, the file and its name are those of a single one."""
+        content_bytes, whole = large()
+        blocks = StripeCoder(NARROW).encode(content_bytes)[0]
+        content = Content(
+            ContentHash(hashlib.sha256(content_bytes).digest()), len(content_bytes), NARROW
+        )
+        for stop in (0, 1, 2, PAGE_BLOCKS - 1, PAGE_BLOCKS, PAGE_BLOCKS + 1, len(blocks)):
+            entries: list[bytes] = []
+            first = ShardFileBuilder(0, NARROW)
+            pieces = first.add(blocks[:stop], entries)
+            self.assertEqual((first.blocks, len(entries)), (stop, stop))
+            second = ShardFileBuilder(0, NARROW)
+            second.go_on(b"".join(entries), [len(block) for block in blocks[:stop]])
+            self.assertEqual(
+                (second.size, second.blocks, second.plain_size),
+                (first.size, first.blocks, first.plain_size),
+            )
+            pieces += second.add(blocks[stop:])
+            footer, name = second.finish(content)
+            self.assertTrue(b"".join([*pieces, footer]) == whole, str(stop))
+            self.assertEqual(name, self.name_of(blocks, content))
+
+    def name_of(self, blocks: list[bytes | memoryview], content: Content) -> ShardName:
+        """What a single builder calls the shard."""
+        builder = ShardFileBuilder(0, NARROW)
+        builder.add(blocks)
+        return builder.finish(content)[1]
+
+    def test_one_block(self) -> None:
+        """A shard of one block is named by its bytes, which are told again."""
+        first = ShardFileBuilder(0, NARROW)
+        entries: list[bytes] = []
+        first.add([b"the only block"], entries)
+        second = ShardFileBuilder(0, NARROW)
+        second.go_on(entries[0], [14])
+        second.keep_first(memoryview(b"the only block"))
+        content = Content(ContentHash(bytes(32)), 14, NARROW)
+        self.assertEqual(second.finish(content), first.finish(content))
+
+    def test_impossible_entries(self) -> None:
+        """An entry of no bytes, or of more than its block has."""
+        for stored in (0, 15, 1 << 31):
+            builder = ShardFileBuilder(0, NARROW)
+            with self.assertRaises(BadShard):
+                builder.go_on(struct.pack("<I16s", stored, b""), [14])
+
+    def test_group_offset(self) -> None:
+        """Each group of blocks begins after the page of the one before."""
+        builder = ShardFileBuilder(0, NARROW)
+        for group in range(3):
+            self.assertEqual(builder.group_offset(group), builder.size)
+            builder.add([bytes(MIN_BLOCK_BYTES)] * PAGE_BLOCKS)
 
 
 class NameTests(SyncTestCase):

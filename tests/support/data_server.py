@@ -18,7 +18,6 @@ from dostore.adapters.files import Files
 from dostore.adapters.http_link import HttpLink, HttpPool
 from dostore.adapters.node_http import HttpNode
 from dostore.adapters.node_local import DriveNode, DriveState
-from dostore.adapters.temp_shards import TempShards
 from dostore.core.signing import Signer
 from dostore.ports import IWorkers
 from dostore.web.connections import Connections, HttpLimits
@@ -54,12 +53,12 @@ class DataServer:
         store = DriveStore(str(self.folder), files or Files())
         store.prepare()
         self.temp_files_removed = store.clean_temp()
-        self.node = DriveNode("127.0.0.1:0", store, self.workers)
+        self._clock = clock or the_reactor
+        self.node = DriveNode("127.0.0.1:0", store, self.workers, clock=self._clock, now=now)
         self.node.come(*store.scan())
-        self.temp = TempShards(self.node, now)
+        self.temp = self.node.temps
         self.now = now
         self.secret = secret
-        self._clock = clock or the_reactor
         self._limits = limits
         self._port: Any = None
         self.factory: Connections | None = None

@@ -163,6 +163,11 @@ class FaultyFiles(Files):
         self._meet(self._path(fd), "seek")
         super().seek(fd, offset)
 
+    def truncate(self, fd: int, size: int) -> None:
+        """See Files."""
+        self._meet(self._path(fd), "truncate")
+        super().truncate(fd, size)
+
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """See Files."""
         self._meet(self._path(fd), "pread")
