@@ -132,6 +132,13 @@ class Conflict(DostoreError):
     title = "Conflict"
 
 
+class Busy(Conflict):
+    """Another writer is at it, and will have done soon."""
+
+    title = "Busy"
+    retryable = True
+
+
 class PreconditionFailed(DostoreError):
     """``If-Match`` or its like does not hold for the current version."""
 

@@ -238,6 +238,10 @@ class ElasticMetadata:
         """See IMetadataStore."""
         return (await self._access.ready()).created
 
+    async def identity(self) -> str:
+        """What tells this index from every other, of other clusters too."""
+        return (await self._access.ready()).uuid
+
     async def ping(self) -> None:
         """See IMetadataStore."""
         await self._access.health()

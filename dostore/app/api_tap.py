@@ -16,6 +16,7 @@ from dostore.app.config import (
     DEFAULT_MAX_OBJECT_SIZE,
     DEFAULT_SHUTDOWN_GRACE_S,
     DEFAULT_STORAGE_ROOT,
+    DEFAULT_UPLOAD_TTL_S,
     read_config,
 )
 from dostore.app.process import allow_open_files, described, stop_on_signals
@@ -85,10 +86,21 @@ _PARAMETERS = (
         "Seconds that requests under way may go on after SIGTERM."
         f" Default: {DEFAULT_SHUTDOWN_GRACE_S}",
     ),
+    (
+        "upload-ttl",
+        None,
+        "Seconds that a resumable upload is kept when nobody goes on with it."
+        f" Default: {DEFAULT_UPLOAD_TTL_S}, a day",
+    ),
 )
 
 _FLAGS = (
     ("require-digest", "Refuse a PUT that has no Digest header."),
+    (
+        "no-instant-uploads",
+        "Have every byte of a resumable upload sent, also when the store has its content already:"
+        " to know a content's hash is then not enough to get it.",
+    ),
     (
         "no-shard-sync",
         "DANGER: acknowledge a write before its shards are safe on disk. A power cut loses the"

@@ -17,6 +17,8 @@ from dostore.app.config import ClusterConfig, Config
 from dostore.app.native import native_api
 from dostore.app.server import COMPUTE_THREADS, Threads
 from dostore.core.signing import Signer
+from dostore.core.upload_token import derive_key
+from dostore.errors import MetadataUnavailable
 from dostore.service.objects import ObjectStore
 from dostore.web.connections import Connections
 
@@ -74,6 +76,9 @@ class Clustered:
             quorum=self._config.write_quorum,
             verify=True,
             orphan_grace_s=_ORPHAN_GRACE_S,
+            upload_key=self._upload_key,
+            upload_ttl_s=self._config.upload_ttl_s,
+            instant_uploads=self._config.instant_uploads,
         )
         link.start()
         store.start()
@@ -83,6 +88,15 @@ class Clustered:
                 "them. Give all servers the same secret."
             )
         return native_api(store, self._config, self._reactor)
+
+    async def _upload_key(self) -> bytes:
+        """What tokens of uploads are signed with: the same for all API servers."""
+        if self._settings.secret is not None:
+            return derive_key(self._settings.secret)
+        # Who has no secret trusts the network; this only tells one cluster's tokens from another's.
+        if self._metadata is None:
+            raise MetadataUnavailable("The store is starting. Try again in a moment.")
+        return derive_key((await self._metadata.identity()).encode("utf-8"))
 
     def _make_node(self, address: str) -> HttpNode:
         link = HttpLink(

@@ -43,6 +43,8 @@ DEFAULT_STORAGE_ROOT = "data"
 DEFAULT_MAX_OBJECT_SIZE = "5T"
 DEFAULT_BODY_TIMEOUT_S = "60"
 DEFAULT_SHUTDOWN_GRACE_S = "30"
+DEFAULT_UPLOAD_TTL_S = "86400"
+_MAX_UPLOAD_TTL_S = 365 * 86400
 
 #: More drives than this in one process is a typing error in an ellipsis.
 MAX_DRIVES = 256
@@ -84,6 +86,8 @@ class Config:
     :ivar access_log: the file for one line a request; None: no such log.
     :ivar body_timeout_s: how long a client may be silent in the middle of a body.
     :ivar shutdown_grace_s: how long requests under way may go on after SIGTERM.
+    :ivar upload_ttl_s: how long a resumable upload that nobody touches is kept.
+    :ivar instant_uploads: whether an upload of a content that is stored is complete at once.
     :ivar cluster: None: the store is on this machine alone. Else there are no drives, and nothing
         is in the storage root.
     """
@@ -101,6 +105,8 @@ class Config:
     access_log: str | None
     body_timeout_s: float
     shutdown_grace_s: float
+    upload_ttl_s: int
+    instant_uploads: bool
     cluster: ClusterConfig | None = None
 
 
@@ -149,6 +155,10 @@ def read_config(
         access_log=absolute(folder, access_log) if access_log else None,
         body_timeout_s=settings.read("body-timeout", DEFAULT_BODY_TIMEOUT_S, seconds(0.1)),
         shutdown_grace_s=settings.read("shutdown-grace", DEFAULT_SHUTDOWN_GRACE_S, seconds(0.0)),
+        upload_ttl_s=settings.read(
+            "upload-ttl", DEFAULT_UPLOAD_TTL_S, whole_number(1, _MAX_UPLOAD_TTL_S)
+        ),
+        instant_uploads=not settings.flag("no-instant-uploads"),
         cluster=cluster,
     )
 

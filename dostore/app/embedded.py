@@ -17,6 +17,7 @@ from dostore.adapters.node_local import DriveState
 from dostore.app.config import Config
 from dostore.app.native import native_api
 from dostore.app.server import COMPUTE_THREADS, Threads
+from dostore.core.upload_token import derive_key
 from dostore.errors import ConfigError
 from dostore.service.objects import ObjectStore
 from dostore.web.connections import Connections
@@ -89,6 +90,9 @@ class Embedded:
             clock=self._reactor,
             now=time.time,
             quorum=config.write_quorum,
+            upload_key=partial(_upload_key, drives),
+            upload_ttl_s=config.upload_ttl_s,
+            instant_uploads=config.instant_uploads,
         )
         drives.watch(metadata.drive_joined)
         store.start()
@@ -147,6 +151,11 @@ class Embedded:
         if self._root_lock is not None:
             os.close(self._root_lock)
             self._root_lock = None
+
+
+async def _upload_key(drives: DriveSet) -> bytes:
+    # Nobody but who can read the drives knows it, and it stays with them.
+    return derive_key(drives.store_id.encode("ascii"))
 
 
 def _is_live(drive: Drive) -> bool:

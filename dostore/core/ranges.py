@@ -19,6 +19,7 @@ _MAX_FIELD_BYTES = 1024
 
 #: 2^63 has 19 digits, and no object is longer.
 _RANGE = re.compile(rb"(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))")
+_PART = re.compile(rb"bytes=([0-9]{1,19})-([0-9]{0,19})")
 
 
 @frozen(slots=True)
@@ -70,6 +71,26 @@ def parse_ranges(lines: Sequence[bytes], size: int) -> tuple[Span, ...]:
     if sum(span.length for span in spans) > size:
         raise InvalidRequest("The ranges overlap. Ask for each byte once.")
     return tuple(spans)
+
+
+def parse_part(lines: Sequence[bytes]) -> tuple[int, int | None]:
+    """Read the Range field of a part of an upload, which says where the part belongs.
+
+    :param lines: the field's lines; without any, the part begins at the first byte.
+    :returns: the first byte, and the number of bytes if a last one is named.
+    :raises InvalidRequest: it is none, or one of several ranges.
+    """
+    if not lines:
+        return 0, None
+    match = _PART.fullmatch(b",".join(lines))
+    if match is None:
+        raise InvalidRequest("Range says where the part belongs: bytes=50000-, say.")
+    first = int(match[1])
+    if not match[2]:
+        return first, None
+    if int(match[2]) < first:
+        raise InvalidRequest("The part's Range ends before it begins.")
+    return first, int(match[2]) - first + 1
 
 
 def _span(item: bytes, size: int) -> Span | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from dostore.background import Background
 from dostore.core.model import Content, Draft, Version
@@ -21,6 +23,7 @@ from dostore.service.repair import Repairer
 from dostore.service.shardset import ShardSet
 from dostore.service.stats import Stats
 from dostore.service.sweep import OrphanSweep
+from dostore.service.uploads import DEFAULT_TTL_S, Uploads, Wanted
 from dostore.service.writing import ContentWriter
 
 #: How often contents without a version are looked for: a write that failed is gone before 30
@@ -29,6 +32,9 @@ SWEEP_INTERVAL_S = 15 * 60.0
 
 #: Who asks whether the store is ready has no patience: a load balancer, Prometheus.
 PING_S = 2.0
+
+#: How long the version of an upload that is complete waits for a metadata store that is away.
+_UPLOAD_PATIENCE_S = 30.0
 
 
 @frozen(slots=True)
@@ -55,6 +61,10 @@ class ObjectStore:
     :param now: the time of day in seconds since the epoch, told in ``created``.
     :param verify: see ContentReader.
     :param orphan_grace_s: see OrphanSweep.
+    :param upload_key: what tokens of uploads are signed with; None: a key of this process's own.
+    :param upload_ttl_s: how long an upload that nobody touches is kept.
+    :param instant_uploads: see Uploads.
+    :ivar uploads: contents that come in parts.
     """
 
     def __init__(
@@ -69,6 +79,9 @@ class ObjectStore:
         quorum: int | None = None,
         verify: bool = False,
         orphan_grace_s: float = 0.0,
+        upload_key: Callable[[], Awaitable[bytes]] | None = None,
+        upload_ttl_s: int = DEFAULT_TTL_S,
+        instant_uploads: bool = True,
     ) -> None:
         self._verify = verify
         self.metadata = metadata
@@ -102,6 +115,23 @@ class ObjectStore:
             leases=leases,
             background=self.background,
             quorum=self._quorum,
+        )
+        self.uploads = Uploads(
+            cluster,
+            metadata,
+            scheme,
+            self._writer,
+            publish=self._publish_upload,
+            precheck=self._precheck_upload,
+            key=upload_key or _key_of_this_process(),
+            workers=workers,
+            clock=clock,
+            now=now,
+            stats=self.stats,
+            background=self.background,
+            quorum=self._quorum,
+            ttl_s=upload_ttl_s,
+            instant=instant_uploads,
         )
         self._sweep = OrphanSweep(
             cluster,
@@ -158,22 +188,55 @@ class ObjectStore:
         draft = Draft(name, content, self._created(), content_type, dict(meta))
         return await to_the_end(self._publish(content, draft, check))
 
-    async def _publish(self, content: Content, draft: Draft, check: Check | None) -> Version:
+    async def _publish(
+        self, content: Content, draft: Draft, check: Check | None, patience_s: float = 0.0
+    ) -> Version:
+        """Make the version of a content that was written.
+
+        :param patience_s: how long a metadata store that is away is waited for. Then the content is
+            left to the sweep, so that who tries again soon finds it.
+        """
         reused = self._writer.was_reused(content)
-        try:
-            version = await self.metadata.add(draft, check)
-        except OutcomeUnknown:
-            # The version may be there. If it is not, the sweep takes the content in its time.
-            self._writer.keep(content)
-            raise
-        except BaseException:
-            self._writer.discard(content)
-            raise
+        until = self._clock.seconds() + patience_s
+        pause_s = 0.5
+        while True:
+            try:
+                version = await self.metadata.add(draft, check)
+                break
+            except OutcomeUnknown:
+                # The version may be there. If it is not, the sweep takes the content in its time.
+                self._writer.keep(content)
+                raise
+            except MetadataUnavailable:
+                if not patience_s:
+                    self._writer.discard(content)
+                    raise
+                if self._clock.seconds() + pause_s > until:
+                    self._writer.keep(content)
+                    raise
+                await deferLater(self._clock, pause_s)
+                pause_s *= 2
+            except BaseException:
+                self._writer.discard(content)
+                raise
         if reused:
             await self._writer.bring_back(content.hash)
         self._writer.keep(content)
         self.stats.puts += 1
         return version
+
+    async def _precheck_upload(self, name: str, wanted: Wanted) -> None:
+        check = wanted.check()
+        latest = await self.metadata.latest(name)
+        if check is not None:
+            check(latest)
+
+    async def _publish_upload(self, name: str, content: Content, wanted: Wanted) -> Version:
+        """Make a version of a content that took long to come: it is not let go of easily."""
+        draft = Draft(name, content, self._created(), wanted.content_type, dict(wanted.meta))
+        return await to_the_end(
+            self._publish(content, draft, wanted.check(), patience_s=_UPLOAD_PATIENCE_S)
+        )
 
     async def delete(self, name: str, check: Check | None = None) -> Version:
         """Make a tombstone; older versions stay readable by number.
@@ -274,3 +337,12 @@ def _silent() -> MetadataUnavailable:
     return MetadataUnavailable(
         f"The metadata store has not answered within {PING_S:g} s. Try again later."
     )
+
+
+def _key_of_this_process() -> Callable[[], Awaitable[bytes]]:
+    key = secrets.token_bytes(32)
+
+    async def get() -> bytes:
+        return key
+
+    return get

@@ -20,6 +20,9 @@ class Stats:
     :ivar failed_repairs: repairs that ended with a shard still missing.
     :ivar lost_contents: contents met with fewer than k shards left.
     :ivar collected_contents: contents removed because no version referred to them.
+    :ivar uploads_opened: resumable uploads begun.
+    :ivar upload_parts: parts of them that were received, in full or not.
+    :ivar uploads_completed: those that became a version.
     """
 
     puts: int = 0
@@ -33,3 +36,6 @@ class Stats:
     failed_repairs: int = 0
     lost_contents: int = 0
     collected_contents: int = 0
+    uploads_opened: int = 0
+    upload_parts: int = 0
+    uploads_completed: int = 0

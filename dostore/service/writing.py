@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -51,6 +52,20 @@ class _Batch:
 
     data: bytes
     shards: list[list[Block]]
+
+
+class ShardsOnTheirWay(Protocol):
+    """Shards of one content that are written, all but made durable."""
+
+    @property
+    def nodes(self) -> Mapping[int, IShardNode]:
+        """Who has which."""
+
+    async def commit(self, content: Content) -> list[Outcome[None] | None]:
+        """Make them durable; the outcome of each node, in the order of ``nodes``."""
+
+    def abort(self) -> None:
+        """Remove them. Nobody waits for a node that hangs."""
 
 
 class ContentWriter:
@@ -252,30 +267,51 @@ class ContentWriter:
     ) -> Content:
         # Without a digest nobody knows yet which nodes are this content's; any choice is found
         # again.
-        place = digest or ContentHash(secrets.token_bytes(32))
-        members = {m.address: m for m in self._cluster.members()}
-        usable = {address for address, member in members.items() if member.writable}
-        zones = {address: member.zone for address, member in members.items()}
-        placed = homes(place, zones, usable, self._scheme.shards)
-        nodes = {index: members[address].node for index, address in placed.items()}
+        nodes = self.place(digest or ContentHash(secrets.token_bytes(32)))
         stream = _ShardStream(nodes, self._scheme, self._quorum, self._clock, self._background)
         try:
             await stream.begin()
             size, content_hash = await self._pump(head, source, stream)
             self._compare(content_hash, digest)
-            async with self._leased(content_hash):
-                stored, held = await self._find_stored(content_hash)
-                if stored is not None:
-                    stream.abort()
-                    await self._renew(stored)
-                    return stored
-                content = Content(content_hash, size, self._scheme)
-                holders = self._judge(content, nodes, await stream.commit(content))
-                await self._drop_surplus(content_hash, held, holders)
-                return content
+            return await self.take_over(Content(content_hash, size, self._scheme), stream)
         except BaseException:
             stream.abort()
             raise
+
+    async def take_over(self, content: Content, shards: ShardsOnTheirWay) -> Content:
+        """Make shards that were written durable, and theirs the content; it is leased.
+
+        :returns: the content; the one that is stored already, if there is one.
+        :raises QuorumNotMet, NoSpace: too few nodes have their shard; nothing is kept.
+        """
+        async with self._leased(content.hash):
+            stored, held = await self._find_stored(content.hash)
+            if stored is not None:
+                shards.abort()
+                await self._renew(stored)
+                return stored
+            nodes = shards.nodes
+            holders = self._judge(content, nodes, await shards.commit(content))
+            await self._drop_surplus(content.hash, held, holders)
+            return content
+
+    async def find(self, content_hash: ContentHash, size: int) -> Content | None:
+        """A content of that size that is stored already, leased; None: there is none."""
+        async with self._leased(content_hash):
+            stored, _ = await self._find_stored(content_hash)
+            if stored is not None and stored.size == size:
+                await self._renew(stored)
+                return stored
+        self._leases.release(content_hash)
+        return None
+
+    def place(self, content_hash: ContentHash) -> Mapping[int, IShardNode]:
+        """Which node each shard of a new content goes to."""
+        members = {m.address: m for m in self._cluster.members()}
+        usable = {address for address, member in members.items() if member.writable}
+        zones = {address: member.zone for address, member in members.items()}
+        placed = homes(content_hash, zones, usable, self._scheme.shards)
+        return {index: members[address].node for index, address in placed.items()}
 
     async def _drop_surplus(
         self,
@@ -439,7 +475,7 @@ class _ShardStream:
         clock: IReactorTime,
         background: Background,
     ) -> None:
-        self._nodes = nodes
+        self.nodes = nodes
         self._scheme = scheme
         self._quorum = quorum
         self._clock = clock
@@ -450,13 +486,13 @@ class _ShardStream:
     async def begin(self) -> None:
         """Open a temporary shard on every node."""
         outcomes = await gather_quorum(
-            [node.begin(index, self._scheme) for index, node in self._nodes.items()],
+            [node.begin(index, self._scheme) for index, node in self.nodes.items()],
             need=self._quorum,
             grace_s=WRITE_GRACE_S,
             clock=self._clock,
             release=lambda writer: writer.abort(),
         )
-        for index, outcome in zip(self._nodes, outcomes, strict=True):
+        for index, outcome in zip(self.nodes, outcomes, strict=True):
             if outcome is not None and outcome.ok:
                 self._writers[index] = outcome.value
             else:
@@ -491,7 +527,7 @@ class _ShardStream:
         for index, outcome in by_index.items():
             if outcome is None or not outcome.ok:
                 self._drop(index, outcome)
-        return [by_index.get(index, self._failed.get(index)) for index in self._nodes]
+        return [by_index.get(index, self._failed.get(index)) for index in self.nodes]
 
     def abort(self) -> None:
         """Drop what is not committed. A node that hangs is not waited for."""
@@ -509,7 +545,7 @@ class _ShardStream:
             raise refusal(
                 {
                     node: self._failed.get(index)
-                    for index, node in self._nodes.items()
+                    for index, node in self.nodes.items()
                     if index not in self._writers
                 },
                 len(self._writers),

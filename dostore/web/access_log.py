@@ -9,6 +9,8 @@ from dostore.web.request import Request
 #: Query parameters whose values are logged. Those of others may be signatures.
 _PLAIN_PARAMETERS = frozenset({b"version", b"prefix", b"after", b"limit", b"delimiter"})
 
+_UPLOADS = b"/temp/"
+
 _UNPRINTABLE = re.compile(rb'[^\x20-\x7e]|["\\]')
 
 
@@ -16,6 +18,9 @@ def access_line(request: Request, moment: str) -> str:
     """One line. Of the header fields only Referer, without its query, and User-Agent are in it."""
     referer = (request.field(b"referer") or b"-").partition(b"?")[0]
     target = request.path
+    if target.startswith(_UPLOADS):
+        # Who knows its token can go on with an upload, or give it up.
+        target = _UPLOADS + b"..."
     if request.query:
         target += b"?" + b"&".join(map(_public, request.query.split(b"&")))
     host = getattr(request.peer, "host", "-")

@@ -23,6 +23,8 @@ DEFAULT = Config(
     access_log=None,
     body_timeout_s=60.0,
     shutdown_grace_s=30.0,
+    upload_ttl_s=86400,
+    instant_uploads=True,
 )
 
 
@@ -64,6 +66,8 @@ class ReadConfigTests(SyncTestCase):
                 access_log="log/access",
                 body_timeout="1.5",
                 shutdown_grace="0",
+                upload_ttl="7",
+                no_instant_uploads=1,
             ),
             Config(
                 listen_host="example.org",
@@ -79,6 +83,8 @@ class ReadConfigTests(SyncTestCase):
                 access_log="/srv/log/access",
                 body_timeout_s=1.5,
                 shutdown_grace_s=0.0,
+                upload_ttl_s=7,
+                instant_uploads=False,
             ),
         )
 
@@ -100,6 +106,8 @@ class ReadConfigTests(SyncTestCase):
                     "DOSTORE_ACCESS_LOG": "/var/log/dostore",
                     "DOSTORE_BODY_TIMEOUT": "5",
                     "DOSTORE_SHUTDOWN_GRACE": "86400",
+                    "DOSTORE_UPLOAD_TTL": "31536000",
+                    "DOSTORE_NO_INSTANT_UPLOADS": "1",
                 }
             ),
             Config(
@@ -116,6 +124,8 @@ class ReadConfigTests(SyncTestCase):
                 access_log="/var/log/dostore",
                 body_timeout_s=5.0,
                 shutdown_grace_s=86400.0,
+                upload_ttl_s=31_536_000,
+                instant_uploads=False,
             ),
         )
 

@@ -5,26 +5,22 @@ from __future__ import annotations
 from dostore.core.codings import Codings
 from dostore.core.httpfields import (
     Conditions,
-    created_seconds,
-    format_digest,
-    format_etag,
-    format_http_date,
     parse_content_type,
     parse_digest,
     parse_meta,
     write_check,
 )
-from dostore.core.model import Version
 from dostore.core.names import parse_object_name
-from dostore.core.queries import ListingQuery, parse_query, parse_version_number
+from dostore.core.queries import ListingQuery, parse_version_number
 from dostore.errors import InvalidRequest, LengthRequired, TooLarge
 from dostore.service.listing import list_objects
 from dostore.service.objects import ObjectStore
 from dostore.web.api.download import send
+from dostore.web.api.identity import identity, refuse_version
 from dostore.web.api.lines import stream
 from dostore.web.encoding import VARY
-from dostore.web.request import Header, Request
-from dostore.web.resource import Resource
+from dostore.web.request import Request
+from dostore.web.resource import Method, Resource
 
 #: What a browser makes of an object must not touch what belongs to others.
 _SANDBOX = (b"Content-Security-Policy", b"sandbox; default-src 'none'")
@@ -36,20 +32,34 @@ class Objects:
 
     :param max_object_bytes: a longer body is refused.
     :param require_digest: whether a PUT must have a Digest.
+    :param open_upload: what answers a POST.
     """
 
-    def __init__(self, store: ObjectStore, *, max_object_bytes: int, require_digest: bool) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        max_object_bytes: int,
+        require_digest: bool,
+        open_upload: Method,
+    ) -> None:
         self._store = store
         self._max_object_bytes = max_object_bytes
         self._require_digest = require_digest
         self.resource = Resource(
             "objects",
-            {b"GET": self.get, b"HEAD": self.get, b"PUT": self.put, b"DELETE": self.delete},
+            {
+                b"GET": self.get,
+                b"HEAD": self.get,
+                b"PUT": self.put,
+                b"POST": open_upload,
+                b"DELETE": self.delete,
+            },
         )
-        # Without a name, PUT and DELETE say what is missing.
+        # Without a name, PUT, POST and DELETE say what is missing.
         self.listing = Resource(
             "listing",
-            {b"GET": self.list, b"HEAD": self.list, b"PUT": self.put, b"DELETE": self.delete},
+            {**self.resource.methods, b"GET": self.list, b"HEAD": self.list},
         )
 
     async def get(self, request: Request, rest: bytes) -> None:
@@ -60,9 +70,9 @@ class Objects:
         if conditions is not None:
             etag = conditions.not_modified(version, gzip=Codings.of(request.fields).gzip)
             if etag is not None:
-                request.respond(304, [*_identity(version, etag), VARY])
+                request.respond(304, [*identity(version, etag), VARY])
                 return
-        headers = [*_identity(version), _RANGES, _SANDBOX, VARY]
+        headers = [*identity(version), _RANGES, _SANDBOX, VARY]
         for key, value in version.meta.items():
             headers.append((b"X-Object-Meta-" + key.encode("ascii"), value.encode("ascii")))
         await send(self._store, request, version, headers)
@@ -70,7 +80,7 @@ class Objects:
     async def put(self, request: Request, rest: bytes) -> None:
         """``PUT /objects/<name>``. All that can be wrong is, before the body is asked for."""
         name = parse_object_name(rest)
-        _refuse_version(request)
+        refuse_version(request)
         fields = request.fields
         digest = parse_digest(fields.get(b"digest", ()))
         if digest is None and self._require_digest:
@@ -92,12 +102,12 @@ class Objects:
         version = await self._store.put(
             name, request.body, digest=digest, content_type=content_type, meta=meta, check=check
         )
-        request.respond(200, _identity(version, dated=False))
+        request.respond(200, identity(version, dated=False))
 
     async def delete(self, request: Request, rest: bytes) -> None:
         """``DELETE /objects/<name>``."""
         name = parse_object_name(rest)
-        _refuse_version(request)
+        refuse_version(request)
         version = await self._store.delete(name, write_check(request.fields))
         request.respond(204, [(b"X-Object-Version", b"%d" % version.number)])
 
@@ -112,26 +122,3 @@ class Objects:
             delimiter=query.delimiter,
         )
         await stream(request, pages, self._store.workers)
-
-
-def _identity(version: Version, etag: bytes | None = None, *, dated: bool = True) -> list[Header]:
-    """Which version it is.
-
-    :param etag: of the form that is meant; None: of the content as it is.
-    """
-    headers = [(b"X-Object-Version", b"%d" % version.number)]
-    if version.content is not None:
-        content_hash = version.content.hash
-        headers.append((b"Digest", format_digest(content_hash)))
-        headers.append((b"ETag", etag or format_etag(content_hash)))
-    if dated:
-        headers.append((b"Last-Modified", format_http_date(created_seconds(version))))
-    return headers
-
-
-def _refuse_version(request: Request) -> None:
-    """A client that names a version to be changed must not have another one made instead."""
-    if request.query and "version" in parse_query(request.query):
-        raise InvalidRequest(
-            f"Versions never change: leave ?version= out of a {request.method.decode('ascii')}."
-        )

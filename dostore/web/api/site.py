@@ -9,6 +9,7 @@ from dostore.web.api.health import Health
 from dostore.web.api.locate import Locate
 from dostore.web.api.metrics import HttpMetrics, Metrics
 from dostore.web.api.objects import Objects
+from dostore.web.api.uploads import UploadParts
 from dostore.web.api.versions import Versions
 from dostore.web.connections import Connections, HttpLimits
 from dostore.web.resource import Router
@@ -28,8 +29,12 @@ def build_factory(
     :param access_log: the path of a log of requests; None: there is none.
     """
     limits = limits or HttpLimits()
+    uploads = UploadParts(store, max_object_bytes=limits.max_object_bytes)
     objects = Objects(
-        store, max_object_bytes=limits.max_object_bytes, require_digest=require_digest
+        store,
+        max_object_bytes=limits.max_object_bytes,
+        require_digest=require_digest,
+        open_upload=uploads.open,
     )
     versions = Versions(store)
     health = Health(store)
@@ -46,6 +51,7 @@ def build_factory(
             b"/objects/": objects.resource,
             b"/versions/": versions.resource,
             b"/locate/": Locate(store).resource,
+            b"/temp/": uploads.resource,
         },
     )
     connections = Connections(router.handle, clock, limits, access_log, counted.observe)
