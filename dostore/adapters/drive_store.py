@@ -1,8 +1,9 @@
 """Shard files on one drive: the blocking half, run on the drive's worker threads.
 
 The drive's folder holds ``objects/`` (committed shards), ``temp/`` (shards that are being written),
-``garbage/`` (what was removed) and ``meta/`` (a copy of the metadata log). Errors are the system's
-own OSError, or BadShard and NewerFormat from a file's content.
+``garbage/`` (what was removed), ``log/`` (the journal of small shards) and ``meta/`` (a copy of the
+metadata log). Errors are the system's own OSError, or BadShard and NewerFormat from a file's
+content.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePosixPath
 
 from attrs import define, field
 
 from dostore.adapters.files import Files
+from dostore.adapters.journal import Journal
 from dostore.adapters.large_files import LargeReads, LargeWrites
 from dostore.adapters.shard_index import ShardIndex, names_in
 from dostore.core.model import Content
@@ -32,6 +36,7 @@ from dostore.core.shardfile import (
     footer_size,
     parse_footer,
 )
+from dostore.core.shardlog import Kind
 from dostore.errors import BadShard, NodeUnavailable
 
 #: A file up to this size is read whole when it is opened: one read where three would be needed.
@@ -48,6 +53,9 @@ _GLANCE_STEP_BYTES = 1 << 20
 
 #: So many shards are remembered that were found right.
 _KNOWN = 10_000
+
+#: A shard up to this size that comes whole is durable in the journal before it is in its file.
+JOURNALED_BYTES = 128 * 1024
 
 #: Suffix in garbage/ of what was found damaged: it is kept for a look, never given back.
 _BAD = ".bad"
@@ -193,11 +201,20 @@ class DriveStore:
 
     :param folder: the drive's folder, absolute.
     :param sync: whether shards are synced before they count as durable.
+    :param now: the time of day in seconds since the epoch.
     """
 
-    def __init__(self, folder: str, files: Files, *, sync: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str,
+        files: Files,
+        *,
+        sync: bool = True,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.folder = folder
         self.files = files
+        self.journal = Journal(folder, files, now)
         self._sync = sync
         self._buffer = bytearray(WHOLE_FILE_BYTES + 1)
         self._known: dict[ShardName, tuple[int, int, int]] = {}
@@ -211,7 +228,7 @@ class DriveStore:
         return not self._missing()
 
     def _missing(self) -> list[str]:
-        folders = (self.objects, self.temp, self.garbage)
+        folders = (self.objects, self.temp, self.garbage, self.journal.folder)
         return [folder for folder in folders if not self.files.is_folder(folder)]
 
     def prepare(self) -> None:
@@ -236,7 +253,11 @@ class DriveStore:
         return len(left)
 
     def scan(self) -> tuple[ShardIndex, ShardIndex]:
-        """The shards in ``objects/``, and those in ``garbage/`` that can be given back."""
+        """The shards in ``objects/``, and those in ``garbage/`` that can be given back.
+
+        What a crash left of the files of small shards is put right before.
+        """
+        self.journal.load()
         index, removed = ShardIndex(), ShardIndex()
         for name in names_in(self.files.list(self.objects)):
             twin = index.add(name)
@@ -247,6 +268,22 @@ class DriveStore:
         for name in names_in(self.files.list(self.garbage)):
             removed.add(name)
         return index, removed
+
+    def is_small(self, blocks: Sequence[Block]) -> bool:
+        """Whether a whole shard goes by way of the journal."""
+        return self._sync and sum(map(len, blocks)) <= JOURNALED_BYTES
+
+    def build(
+        self, content: Content, index: int, blocks: Sequence[Block]
+    ) -> tuple[ShardName, bytes]:
+        """The bytes of a whole shard's file, and its name.
+
+        :raises ValueError: the blocks are not a shard of such a content.
+        """
+        builder = ShardFileBuilder(index, content.scheme)
+        pieces = builder.add(blocks)
+        footer, name = builder.finish(content)
+        return name, b"".join([*pieces, footer])
 
     def begin(self, index: int, scheme: Scheme) -> TempShard:
         """A shard that will be written in ``temp/``. Touches no disk yet."""
@@ -365,30 +402,43 @@ class DriveStore:
         """
         source = os.path.join(self.objects, str(name))
         target = os.path.join(self.garbage, str(name) + (_BAD if bad else ""))
-        try:
-            if opened is not None and not opened.is_at(source):
-                return False
-            self.files.rename(source, target)
-        except FileNotFoundError:
+
+        def move() -> bool:
+            try:
+                if opened is not None and not opened.is_at(source):
+                    return False
+                self.files.rename(source, target)
+            except FileNotFoundError:
+                return True
+            # Purging goes by the time of removal, and a rename does not set one.
+            self.files.touch(target)
             return True
-        # Purging goes by the time of removal, and a rename does not set one.
-        self.files.touch(target)
-        return True
+
+        return self.journal.change(Kind.DROPPED if bad else Kind.REMOVED, [name], move)
 
     def unlink_object(self, name: ShardName) -> None:
         """Remove a shard that another file has replaced, or that could not be made durable."""
-        self._unlink(os.path.join(self.objects, str(name)))
+        path = os.path.join(self.objects, str(name))
+        self.journal.change(Kind.DROPPED, [name], lambda: self._unlink(path))
 
     def restore(self, name: ShardName) -> None:
         """Move a shard back from ``garbage/``, durably; another thread may have done so already.
 
         :raises FileNotFoundError: it is in neither place.
         """
+        source = os.path.join(self.garbage, str(name))
         target = os.path.join(self.objects, str(name))
-        with suppress(FileNotFoundError):
-            self.files.rename(os.path.join(self.garbage, str(name)), target)
-        self.files.touch(target)
-        self.sync_objects()
+
+        def move() -> None:
+            with suppress(FileNotFoundError):
+                if self._sync:
+                    # The log says that it was removed, so it does not vouch for it any more.
+                    self.journal.sync_file(source)
+                self.files.rename(source, target)
+            self.files.touch(target)
+            self.sync_objects()
+
+        self.journal.change(Kind.RESTORED, [name], move)
 
     def touch(self, names: Sequence[ShardName]) -> None:
         """Renew the shards of a content, so that no collector takes them for old."""
@@ -452,7 +502,10 @@ class DriveStore:
         for file_name in self.files.list(self.garbage):
             path = os.path.join(self.garbage, file_name)
             if self.files.modified(path) < before:
-                self._unlink(path)
+                name = ShardName.parse(file_name)
+                self.journal.change(
+                    Kind.PURGED, [] if name is None else [name], partial(self._unlink, path)
+                )
                 purged.append(PurePosixPath(path).name)
         return purged
 

@@ -22,7 +22,7 @@ from dostore.adapters.threads import IWorkers
 from dostore.background import Background
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.errors import ConfigError, NodeUnavailable
+from dostore.errors import ConfigError, DostoreError, NodeUnavailable
 from dostore.fanout import gather, with_timeout
 from dostore.ports import ICluster, Member
 
@@ -41,6 +41,9 @@ STUCK_LOOKS = 30
 #: A drive that was full takes writes again when this many bytes are free, so that it is not found
 #: full again by the next write.
 FREE_AGAIN_BYTES = 16 << 20
+
+#: Stopping waits so long for small shards to be synced in their files.
+STOP_S = 10.0
 
 #: What was removed can be given back for this long.
 GARBAGE_KEPT_S = 24 * 3600.0
@@ -74,6 +77,7 @@ class Drive:
     number: int = 0
     lock_fd: int | None = None
     looking: bool = False
+    checkpointing: bool = False
     ended: int = 0
     looks: int = 0
     device: int = 0
@@ -125,7 +129,7 @@ class DriveSet:
                 folder,
                 DriveNode(
                     address(position),
-                    DriveStore(folder, files, sync=sync),
+                    DriveStore(folder, files, sync=sync, now=now),
                     make_workers(f"drive-{position}", 4),
                     self._trouble,
                     clock=clock,
@@ -326,6 +330,19 @@ class DriveSet:
             await self._conclude(drive, recover)
         finally:
             drive.looking = False
+        node = drive.node
+        takes = node.state is DriveState.LIVE or (node.full and node.state is DriveState.READ_ONLY)
+        if takes and not drive.checkpointing and drive.store.journal.is_due():
+            drive.checkpointing = True
+            self._background.run(f"checkpoint {node.address}", self._checkpoint(drive))
+
+    async def _checkpoint(self, drive: Drive) -> None:
+        try:
+            await drive.node.checkpoint()
+        except DostoreError as error:
+            _log.warn("The journal is kept: {error}", error=error, address=drive.node.address)
+        finally:
+            drive.checkpointing = False
 
     async def _conclude(self, drive: Drive, recover: bool) -> None:
         node = drive.node
@@ -458,6 +475,7 @@ class DriveSet:
     # Stopping
 
     def _release(self, drive: Drive) -> None:
+        drive.node.release()
         fd, drive.lock_fd = drive.lock_fd, None
         if fd is not None:
             os.close(fd)
@@ -465,6 +483,19 @@ class DriveSet:
     async def stop(self) -> None:
         """Stop watching and give the drives free."""
         await self._background.stop(self._clock, 0.0)
+        # Else the next start would do it.
+        await gather(
+            [
+                with_timeout(
+                    self._checkpoint(drive),
+                    STOP_S,
+                    self._clock,
+                    lambda: NodeUnavailable("The journal is kept."),
+                )
+                for drive in self.drives
+                if drive.node.state is DriveState.LIVE
+            ]
+        )
         for drive in self.drives:
             drive.node.stop()
             self._release(drive)

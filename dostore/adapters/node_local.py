@@ -9,15 +9,15 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dostore.adapters.drive_commits import Commit, Commits
 from dostore.adapters.drive_state import DriveState as DriveState
 from dostore.adapters.drive_store import Block, DriveStore, OpenShard, TempShard
+from dostore.adapters.journal import FULL as FULL
 from dostore.adapters.shard_index import ShardIndex
 from dostore.adapters.temp_shards import TempShards
 from dostore.adapters.threads import IWorkers
@@ -31,26 +31,10 @@ T = TypeVar("T")
 
 _log = Logger()
 
-#: At most this many commits share one round of syncs; more wait for the next.
-_BATCH = 64
-
-FULL = {errno.ENOSPC, errno.EDQUOT}
 #: The process, not the drive, is short of something, or the write was given up.
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ECANCELED}
 
 _NOT_STARTED = "not started"
-
-
-@define(eq=False)
-class _Commit:
-    """A shard on its way into ``objects/``."""
-
-    waiter: Deferred[None]
-    content: Content
-    index: int
-    blocks: Sequence[Block]
-    temp: TempShard | None
-    outcome: ShardName | Exception | None = None
 
 
 @implementer(IShardNode)
@@ -62,7 +46,6 @@ class DriveNode:
     :param now: the time of day in seconds since the epoch, for the age of temporary shards.
     :ivar full: it takes no writes because it has no room.
     :ivar arrivals: how often the drive was scanned.
-    :ivar ended: how many calls have ended, so that a drive which hangs can be told.
     """
 
     def __init__(
@@ -88,10 +71,9 @@ class DriveNode:
         # Changed by the drive's threads too; a deque may be.
         self._leftovers: deque[TempShard] = deque()
         self._damaged: set[ShardName] = set()
-        self._queue: list[_Commit] = []
-        self._committing = False
+        self._commits = Commits(self)
         self._calls: set[Deferred[Any]] = set()
-        self.ended = 0
+        self._ended = 0
         self.temps = TempShards(self, now, clock)
 
     # What the drive is good for: set by DriveSet, which watches it.
@@ -121,13 +103,30 @@ class DriveNode:
         """The drive takes writes again; what could not be dropped meanwhile is dropped now."""
         self.state, self.reason, self.full = DriveState.LIVE, "", False
         for _ in range(len(self._leftovers)):
-            dropped = self.workers.submit(self._drop, self._leftovers.popleft())
+            dropped = self.workers.submit(self.drop, self._leftovers.popleft())
             dropped.add_done_callback(self.log_failure)
         damaged, self._damaged = self._damaged, set()
         for name in damaged:
             if self._index.get(name.content_hash, name.index) != name:
                 removed = self.workers.submit(partial(self.store.remove, name, bad=True))
                 removed.add_done_callback(self.log_failure)
+
+    async def checkpoint(self) -> None:
+        """Have small shards be durable in their files, and not only in the journal."""
+        try:
+            await self.call(self.store.journal.checkpoint)
+        except OSError as error:
+            raise self.translated(error, "sync its shards") from error
+
+    def release(self) -> None:
+        """Close what is held open on the drive, as soon as no call is in the middle of it."""
+        journal = self.store.journal
+        try:
+            closed = self.workers.submit(journal.close, journal.life)
+        except RuntimeError:
+            # The threads were stopped before, so the process ends.
+            return
+        closed.add_done_callback(self.log_failure)
 
     def stop(self) -> None:
         """The drive is not used any more."""
@@ -137,14 +136,19 @@ class DriveNode:
     @property
     def calls(self) -> int:
         """How many calls wait for the drive."""
-        return len(self._calls)
+        return len(self._calls) + len(self._commits)
+
+    @property
+    def ended(self) -> int:
+        """How many calls have ended, so that a drive which hangs can be told."""
+        return self._ended + self._commits.ended
 
     def _give_up(self) -> None:
         """Nobody waits any longer for a drive that may never answer."""
         calls, self._calls = self._calls, set()
         for call in calls:
             call.cancel()
-        self._queue = [commit for commit in self._queue if not commit.waiter.called]
+        self._commits.give_up(NodeUnavailable(f"{self.address} went away: {self.reason}."))
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """What ``function(*args)`` returns or raises on one of the drive's threads.
@@ -164,7 +168,7 @@ class DriveNode:
             raise NodeUnavailable(f"{self.address} went away: {self.reason}.") from None
         finally:
             self._calls.discard(call)
-            self.ended += 1
+            self._ended += 1
 
     def require(self, *states: DriveState) -> None:
         """Refuse to go on when the drive is in another state.
@@ -207,50 +211,10 @@ class DriveNode:
         :param temp: where it was written; finished, maybe settled.
         """
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
-        commit = _Commit(Deferred(), content, index, blocks, temp)
-        self._queue.append(commit)
-        if not self._committing:
-            self._committing = True
-            self._commit_next()
-        try:
-            await self._unless_away(commit.waiter)
-        except OSError as error:
-            raise self.translated(error, "write a shard") from error
+        await self._commits.run(Commit(content, index, blocks, temp, None))
 
-    def _commit_next(self) -> None:
-        """Commit all that waits in one round of syncs, and so on until nothing waits.
-
-        A sync costs about the same for one shard as for many that wait for it together.
-        """
-        # Who was cancelled meanwhile wants his shard no more.
-        wanted = [commit for commit in self._queue if not commit.waiter.called]
-        batch, self._queue = wanted[:_BATCH], wanted[_BATCH:]
-        if not batch:
-            self._committing = False
-            return
-        done = Deferred.fromCoroutine(self.workers.run(self._commit_batch, batch))
-        _ = done.addBoth(self._committed, batch)
-
-    def _committed(self, result: object, batch: list[_Commit]) -> None:
-        self._commit_next()
-        for commit in batch:
-            outcome = commit.outcome
-            if isinstance(outcome, ShardName):
-                # Whether or not anybody still waits: the shard is there.
-                self._add(outcome)
-            # A writer that was cancelled has called its own waiter.
-            if commit.waiter.called:
-                continue
-            if isinstance(outcome, ShardName):
-                commit.waiter.callback(None)
-            elif outcome is not None:
-                commit.waiter.errback(outcome)
-            else:
-                commit.waiter.errback(
-                    result if isinstance(result, Failure) else RuntimeError("no outcome")
-                )
-
-    def _add(self, name: ShardName) -> None:
+    def took(self, name: ShardName) -> None:
+        """A shard is in ``objects/``, durably."""
         previous = self._index.add(name)
         if previous is not None:
             removed = self.workers.submit(self.store.unlink_object, previous)
@@ -262,64 +226,17 @@ class DriveNode:
         if error is not None:
             _log.warn("{address} cannot clean up: {error}", address=self.address, error=error)
 
-    def _commit_batch(self, batch: list[_Commit]) -> None:
-        """Runs on a worker thread."""
-        self._each(batch, self._write)
-        self._each(batch, self._settle)
-        self._each(batch, self._publish)
-        published = [commit for commit in batch if isinstance(commit.outcome, ShardName)]
-        if not published:
-            return
-        try:
-            self.store.sync_objects()
-        except OSError as error:
-            for commit in published:
-                name = commit.outcome
-                assert isinstance(name, ShardName)
-                # A file of the same name, and so of the same bytes, may have been durable before.
-                if self._index.get(name.content_hash, name.index) != name:
-                    self._clean(self.store.unlink_object, name)
-                commit.outcome = error
+    def has(self, name: ShardName) -> bool:
+        """Whether a shard is there already; asked in any thread."""
+        return self._index.get(name.content_hash, name.index) == name
 
-    def _each(self, batch: list[_Commit], step: Callable[[_Commit], None]) -> None:
-        for commit in batch:
-            if isinstance(commit.outcome, Exception):
-                continue
-            try:
-                step(commit)
-            except (OSError, ValueError) as error:
-                commit.outcome = error
-                if commit.temp is not None:
-                    self._clean(self._drop, commit.temp)
-
-    def _write(self, commit: _Commit) -> None:
-        if commit.temp is None:
-            commit.temp = self.store.begin(commit.index, commit.content.scheme)
-            self.store.append(commit.temp, commit.blocks)
-            self.store.finish(commit.temp, commit.content)
-
-    def _settle(self, commit: _Commit) -> None:
-        assert commit.temp is not None
-        self.store.settle(commit.temp)
-
-    def _publish(self, commit: _Commit) -> None:
-        assert commit.temp is not None
-        commit.outcome = self.store.publish(commit.temp)
-
-    def _drop(self, temp: TempShard) -> None:
+    def drop(self, temp: TempShard) -> None:
         """Remove a temporary shard, or have it removed when the drive takes writes again."""
         try:
             self.store.drop(temp)
         except OSError:
             self._leftovers.append(temp)
             raise
-
-    def _clean(self, step: Callable[..., None], thing: object) -> None:
-        """Remove what a failed write left; a drive that refuses even that is cleaned at a start."""
-        try:
-            step(thing)
-        except OSError as error:
-            _log.warn("{address} cannot clean up: {error}", address=self.address, error=error)
 
     # Reading.
 
@@ -355,7 +272,7 @@ class DriveNode:
         except OSError as error:
             raise self.translated(error, "bring a shard back") from error
         self._garbage.remove(content_hash, index)
-        self._add(name)
+        self.took(name)
         return name
 
     async def _vanished(self, name: ShardName) -> DostoreError:
@@ -583,10 +500,10 @@ class _LocalWriter:
             # Its error was or will be told by another call; here it changes nothing.
             await running.addErrback(lambda _: None)
         try:
-            await node.call(node._drop, self._temp)
+            await node.call(node.drop, self._temp)
         except (CancelledError, NodeUnavailable) as error:
             # Perhaps it had not begun, and then it was forgotten. It must be done nevertheless.
-            node.workers.submit(node._drop, self._temp).add_done_callback(node.log_failure)
+            node.workers.submit(node.drop, self._temp).add_done_callback(node.log_failure)
             if isinstance(error, CancelledError):
                 raise
         except OSError as error:

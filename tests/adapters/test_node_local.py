@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+import shutil
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,7 +19,7 @@ from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import DriveNode, DriveState
 from dostore.adapters.threads import IWorkers, Mailbox, Workers
-from dostore.core.names import ShardName
+from dostore.core.names import ContentHash, ShardName
 from dostore.errors import BadShard, NodeUnavailable, NoSpace, ShardMissing
 from dostore.ports import IShardNode
 from tests.contract.node import NodeContract
@@ -25,9 +27,11 @@ from tests.support.cases import AsyncTestCase, SyncTestCase
 from tests.support.faults import FaultyFiles
 from tests.support.shards import SCHEME, Sample, sample
 from tests.support.stepped import SteppedWorkers
+from tests.support.volatile import VolatileFiles, lay_out
 from tests.support.workers import InlineWorkers
 
-#: Larger than what is read whole, so that an open shard keeps its file open.
+#: Larger than what is read whole, so that an open shard keeps its file open, and than what goes by
+#: way of the journal.
 LARGE = 40 * SCHEME.stripe_size
 
 
@@ -43,11 +47,34 @@ class LocalCase(AsyncTestCase):
         self.addCleanup(self.files.lift_all)
         self.troubles: list[DriveNode] = []
         self.workers = SteppedWorkers()
-        self.open_before = len(os.listdir("/proc/self/fd"))
+        self.open_before = self.open_files()
+        self.addCleanup(self.close_journals)
+        self.stores: list[DriveStore] = []
+
+    def open_files(self) -> int:
+        """How many descriptors there are, but for the journal's."""
+        count = 0
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                path = os.readlink(f"/proc/self/fd/{number}")
+            except FileNotFoundError:
+                # That which the folder was listed by.
+                count += 1
+            else:
+                count += not path.startswith(str(self.folder / "log"))
+        return count
+
+    def close_journals(self) -> None:
+        """As the end of a process does."""
+        for store in self.stores:
+            store.journal.close()
+        self.stores.clear()
 
     def new_node(self, workers: IWorkers | None = None, files: Files | None = None) -> DriveNode:
         """The drive as a start finds it."""
+        self.close_journals()
         store = DriveStore(str(self.folder), files or self.files)
+        self.stores.append(store)
         store.prepare()
         store.clean_temp()
         node = DriveNode(
@@ -72,7 +99,7 @@ class LocalCase(AsyncTestCase):
 
     def assert_nothing_open(self) -> None:
         """No descriptor more than before."""
-        self.assertEqual(len(os.listdir("/proc/self/fd")), self.open_before)
+        self.assertEqual(self.open_files(), self.open_before)
 
     def shard_path(self, what: Sample, index: int) -> Path:
         """The file of a shard."""
@@ -617,21 +644,26 @@ class GroupCommitTests(LocalCase):
         """Begin to put shard 0 of each."""
         return [self.started(node.put(s.content, 0, s.shards[0])) for s in samples]
 
-    def folder_syncs(self) -> int:
-        """How often objects/ was synced."""
-        return self.files.calls.count(("sync_folder", str(self.folder / "objects")))
+    def syncs(self) -> int:
+        """How often the journal, or objects/, was synced."""
+        synced = [path for call, path in self.files.calls if call in ("sync", "sync_folder")]
+        return synced.count(str(self.folder / "log" / "1")) + synced.count(
+            str(self.folder / "objects")
+        )
 
     def test_shared(self) -> None:
-        """What comes while a round is under way waits for the next, and shares one folder sync."""
-        self.workers.stalled = True
-        node = self.new_node()
-        samples = [sample(1000, seed) for seed in range(50)]
-        puts = self.put_all(node, samples)
-        self.workers.finish()
-        for put in puts:
-            self.successResultOf(put)
-        self.assertEqual(self.folder_syncs(), 2)
-        self.assertEqual(len(self.names("objects")), 50)
+        """What comes while a round is under way waits for the next, and shares one sync."""
+        for size, count, rounds in ((1000, 50, 2), (LARGE, 8, 2)):
+            self.workers.stalled = True
+            node = self.new_node()
+            puts = self.put_all(node, [sample(size, seed) for seed in range(count)])
+            before = self.syncs()
+            self.workers.finish()
+            for put in puts:
+                self.successResultOf(put)
+            # The journal's first segment is synced when it is made.
+            self.assertEqual(self.syncs() - before, rounds + (size < LARGE))
+        self.assertEqual(len(self.names("objects")), 58)
 
     def test_rounds(self) -> None:
         """A round takes only so many."""
@@ -641,14 +673,14 @@ class GroupCommitTests(LocalCase):
         self.workers.finish()
         for put in puts:
             self.successResultOf(put)
-        self.assertEqual(self.folder_syncs(), 4)
+        self.assertEqual(self.syncs(), 1 + 4)
 
     def test_one_fails(self) -> None:
         """One that fails leaves the others of its round alone."""
         for operation in ("create", "write", "sync", "rename"):
             self.workers.stalled = True
             node = self.new_node()
-            samples = [sample(1000, seed) for seed in range(6)]
+            samples = [sample(LARGE, seed) for seed in range(6)]
             puts = self.put_all(node, samples)
             self.workers.step()
             self.successResultOf(puts[0])
@@ -670,7 +702,7 @@ class GroupCommitTests(LocalCase):
         """When the folder cannot be synced nobody of the round is told that it succeeded."""
         self.workers.stalled = True
         node = self.new_node()
-        samples = [sample(1000, seed) for seed in range(6)]
+        samples = [sample(LARGE, seed) for seed in range(6)]
         puts = self.put_all(node, samples)
         self.workers.step()
         self.files.fail(str(self.folder), errno.EIO, operations={"sync_folder"}, times=1)
@@ -696,39 +728,73 @@ class OrderTests(SyncTestCase):
     def setUp(self) -> None:
         """A drive that loses all that is not synced when its power is cut."""
         super().setUp()
-        self.folder = Path(self.mktemp()).absolute()
+        self.root = Path(self.mktemp()).absolute()
+        self.folder = self.root / "drive"
         self.folder.mkdir(parents=True)
         self.files = VolatileFiles()
         self.workers = SteppedWorkers(stalled=True)
-        store = DriveStore(str(self.folder), self.files)
+        self.now = 1e9
+        store = DriveStore(str(self.folder), self.files, now=lambda: self.now)
         store.prepare()
         self.node = DriveNode("drive-1", store, self.workers, clock=Clock(), now=time.time)
         self.node.come(*store.scan())
+        self.addCleanup(store.journal.close)
+        #: What was told to be there, and after how many calls.
+        self.there: dict[ContentHash, tuple[int, Sample]] = {}
+
+    def do(self, call: Coroutine[Any, Any, Any], told: Callable[[], None]) -> None:
+        """Begin a call; ``told`` is called when it has ended well."""
+        _ = Deferred.fromCoroutine(call).addCallback(lambda _: told())
+
+    def put(self, what: Sample) -> None:
+        """Put shard 0."""
+
+        def told() -> None:
+            self.there.setdefault(what.content.hash, (len(self.files.journal), what))
+
+        self.do(self.node.put(what.content, 0, what.shards[0]), told)
+
+    def check(self, moment: int, chance: random.Random | None) -> None:
+        """Cut the power after so many calls, start again and look."""
+        shutil.rmtree(self.root / "after", ignore_errors=True)
+        (self.root / "after").mkdir()
+        left = self.files.after_power_cut(moment, chance)
+        lay_out(left, self.folder, self.root / "after")
+        store = DriveStore(str(self.root / "after"), Files())
+        store.prepare()
+        node = DriveNode("drive-1", store, InlineWorkers(), clock=Clock(), now=time.time)
+        node.come(*store.scan())
+        store.journal.checkpoint()
+        for told_at, what in self.there.values():
+            if told_at <= moment:
+                reader = self.successResultOf(
+                    Deferred.fromCoroutine(node.open(what.content.hash, 0))
+                )
+                blocks = what.content.scheme.stripe_count(what.content.size)
+                read = Deferred.fromCoroutine(reader.read(0, blocks))
+                self.assertEqual(self.successResultOf(read), what.plain(0), moment)
+                self.successResultOf(Deferred.fromCoroutine(reader.close()))
+        store.journal.close()
+
+    def check_all(self) -> None:
+        """Cut the power at every moment, with what was not synced all lost, and some of it."""
+        seed = random.randrange(1 << 32)
+        print(f"seed {seed}", end=" ", flush=True)  # noqa: T201
+        chance = random.Random(seed)
+        for moment in range(len(self.files.journal) + 1):
+            self.check(moment, None)
+            self.check(moment, chance)
 
     def test_power_cut_at_every_call(self) -> None:
         """Whenever the power is cut, each shard that was acknowledged is whole and in place."""
-        samples = [sample(size, seed) for seed, size in enumerate([10, 5000, LARGE, LARGE + 1])]
-        acknowledged: list[tuple[int, Sample]] = []
-
-        def told(_: object, what: Sample) -> None:
-            acknowledged.append((len(self.files.journal), what))
-
+        sizes = [10, 5000, LARGE, LARGE + 1]
+        samples = [sample(size, seed) for seed, size in enumerate(sizes)]
         for what in samples:
-            put = Deferred.fromCoroutine(self.node.put(what.content, 0, what.shards[0]))
-            _ = put.addCallback(told, what)
-            written = Deferred.fromCoroutine(self._write(what))
-            _ = written.addCallback(told, what)
+            self.put(what)
+            self.do(self._write(what), lambda: None)
         self.workers.finish()
-        self.assertEqual(len(acknowledged), 2 * len(samples))
-        for moment in range(len(self.files.journal) + 1):
-            durable = self.files.after_power_cut(moment)
-            objects = [path for path in durable if "/objects/" in path]
-            for told_at, what in acknowledged:
-                if told_at <= moment:
-                    prefix = f"{self.folder}/objects/{what.content.hash.escaped}."
-                    (path,) = [path for path in objects if path.startswith(prefix + "0.")]
-                    self.assertTrue(durable[path].startswith(what.plain(0)))
-                    self.assertEqual(len(durable[path]), os.path.getsize(path))
+        self.assertEqual(len(self.there), len(samples))
+        self.check_all()
 
     async def _write(self, what: Sample) -> None:
         writer = await self.node.begin(0, SCHEME)
@@ -736,73 +802,32 @@ class OrderTests(SyncTestCase):
             await writer.write([block])
         await writer.commit(what.content)
 
+    def test_power_cut_around_checkpoints(self) -> None:
+        """Nor is anything lost that was put before, while or after the journal was cut, not even
+        from garbage, or what was brought back from there or put again.
+        """
+        samples = [sample(size, seed) for seed, size in enumerate([10, 5000, 36, 6000, LARGE, 7])]
+        for what in samples[:3]:
+            self.put(what)
+        self.workers.finish()
+        self.do(self.node.delete(samples[0].content.hash), lambda: None)
+        self.do(self.node.delete(samples[1].content.hash), lambda: None)
+        self.workers.finish()
+        self.do(self._bring_back(samples[0]), lambda: None)
+        self.put(samples[1])
+        self.workers.finish()
+        self.do(self.node.delete(samples[2].content.hash), lambda: None)
+        self.do(self.node.checkpoint(), lambda: None)
+        self.put(samples[3])
+        self.workers.finish()
+        self.put(samples[4])
+        self.do(self.node.checkpoint(), lambda: None)
+        self.workers.finish()
+        self.put(samples[5])
+        self.workers.finish()
+        self.assertEqual(self.node.store.journal.checkpoints, 2)
+        self.assertEqual(len(self.there), len(samples))
+        self.check_all()
 
-class VolatileFiles(Files):
-    """Files that note what was asked, so that a power cut can be played back.
-
-    :ivar journal: every call that changes something, with what it takes to do it again.
-    """
-
-    def __init__(self) -> None:
-        self.journal: list[tuple[Any, ...]] = []
-        self._files: dict[int, int] = {}
-        self._count = 0
-
-    def open(self, path: str, flags: int, mode: int = 0o640) -> int:
-        """Note the making of a file."""
-        fd = super().open(path, flags, mode)
-        if flags & os.O_CREAT:
-            self._count += 1
-            self._files[fd] = self._count
-            self.journal.append(("create", path, self._count))
-        return fd
-
-    def write(self, fd: int, pieces: Any) -> int:
-        """Note the bytes."""
-        count = super().write(fd, pieces)
-        self.journal.append(("write", self._files[fd], b"".join(pieces)))
-        return count
-
-    def sync(self, fd: int) -> None:
-        """Note that the bytes so far are safe."""
-        super().sync(fd)
-        self.journal.append(("sync", self._files[fd]))
-
-    def sync_folder(self, path: str) -> None:
-        """Note that the names in a folder are safe."""
-        super().sync_folder(path)
-        self.journal.append(("sync_folder", path))
-
-    def rename(self, source: str, target: str) -> None:
-        """Note a name that changed."""
-        super().rename(source, target)
-        self.journal.append(("rename", source, target))
-
-    def unlink(self, path: str) -> None:
-        """Note a name that went."""
-        super().unlink(path)
-        self.journal.append(("unlink", path))
-
-    def after_power_cut(self, moment: int) -> dict[str, bytes]:
-        """What is left, by path, when only what was synced survives the first ``moment`` calls."""
-        names: dict[str, int] = {}
-        data: dict[int, bytes] = {}
-        safe_names: dict[str, int] = {}
-        safe_data: dict[int, bytes] = {}
-        for call, *what in self.journal[:moment]:
-            if call == "create":
-                path, number = what
-                names[path], data[number] = number, b""
-            elif call == "write":
-                data[what[0]] += what[1]
-            elif call == "sync":
-                safe_data[what[0]] = data[what[0]]
-            elif call == "rename":
-                names[what[1]] = names.pop(what[0])
-            elif call == "unlink":
-                names.pop(what[0], None)
-            elif call == "sync_folder":
-                inside = f"{what[0]}/"
-                kept = {p: n for p, n in safe_names.items() if not p.startswith(inside)}
-                safe_names = kept | {p: n for p, n in names.items() if p.startswith(inside)}
-        return {path: safe_data.get(number, b"") for path, number in safe_names.items()}
+    async def _bring_back(self, what: Sample) -> None:
+        await (await self.node.open(what.content.hash, 0)).close()

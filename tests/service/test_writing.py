@@ -441,7 +441,7 @@ class DriveFailsTests(WritingCase):
 
     async def test_small_on_a_full_drive(self) -> None:
         """The same for what is written in one step."""
-        for operation in ("create", "write", "sync", "rename", "sync_folder"):
+        for operation in ("create", "write", "sync", "sync_folder"):
             machine = await self.machine()
             machine.files.fail(str(machine.folders[2]), errno.ENOSPC, operations={operation})
             await self.assert_degraded(machine, content(SMALL))

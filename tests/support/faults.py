@@ -158,6 +158,17 @@ class FaultyFiles(Files):
                 fault.strike(path)
         return super().write(fd, pieces)
 
+    def write_at(self, fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+        """See Files; it counts as ``write``."""
+        path = self._path(fd)
+        self.calls.append(("write", path))
+        for fault in self._faults:
+            if fault.strikes(("write",), path):
+                if fault.error is not None and fault.torn_bytes:
+                    super().write_at(fd, [b"".join(pieces)[: fault.torn_bytes]], offset)
+                fault.strike(path)
+        return super().write_at(fd, pieces, offset)
+
     def seek(self, fd: int, offset: int) -> None:
         """See Files."""
         self._meet(self._path(fd), "seek")
@@ -210,6 +221,11 @@ class FaultyFiles(Files):
         self._meet(self._path(fd), "sync")
         if self._durable:
             super().sync(fd)
+
+    def sync_file_system(self, fd: int) -> bool:
+        """See Files; it counts as ``sync``."""
+        self._meet(self._path(fd), "sync")
+        return not self._durable or super().sync_file_system(fd)
 
     def sync_folder(self, path: str) -> None:
         """See Files."""

@@ -1,0 +1,246 @@
+"""Shards on their way into a drive's ``objects/``: those that wait share a round of syncs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dostore.adapters.drive_store import Block, DriveStore, TempShard
+from dostore.adapters.threads import IWorkers
+from dostore.core.model import Content
+from dostore.core.names import ShardName
+from dostore.core.shardlog import Kind
+from dostore.errors import NodeUnavailable
+
+_log = Logger()
+
+#: At most this many commits share one round of syncs; more wait for the next.
+BATCH = 64
+
+
+@define(eq=False)
+class Commit:
+    """A shard on its way into ``objects/``.
+
+    :ivar blocks: all of it, when there is no ``temp``.
+    :ivar temp: where it was written; finished, maybe settled.
+    :ivar tell: is told the outcome once, in the reactor's thread; None: nobody waits any more.
+    """
+
+    content: Content
+    index: int
+    blocks: Sequence[Block]
+    temp: TempShard | None
+    tell: Callable[[Exception | None], None] | None
+    outcome: ShardName | Exception | None = None
+
+
+class Owner(Protocol):
+    """What commits need to know of their drive's node."""
+
+    address: str
+    store: DriveStore
+    workers: IWorkers
+
+    def took(self, name: ShardName) -> None:
+        """A shard is in ``objects/``, durably."""
+
+    def has(self, name: ShardName) -> bool:
+        """Whether a shard was there before; asked in any thread."""
+
+    def drop(self, temp: TempShard) -> None:
+        """Remove a temporary shard; see DriveNode."""
+
+    def translated(self, error: OSError, doing: str) -> Exception:
+        """See DriveNode."""
+
+
+class Commits:
+    """Those of one drive.
+
+    :ivar ended: how many have ended.
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._queue: list[Commit] = []
+        self._batch: list[Commit] = []
+        self._running = False
+        self.ended = 0
+
+    def __len__(self) -> int:
+        """How many are waited for."""
+        return sum(1 for commit in (*self._queue, *self._batch) if commit.tell is not None)
+
+    async def run(self, commit: Commit) -> None:
+        """Begin a commit and wait for its outcome.
+
+        :raises NodeUnavailable, NoSpace, ValueError: it is not there.
+        """
+
+        def cancel(_: Deferred[None]) -> None:
+            commit.tell = None
+
+        def tell(error: Exception | None) -> None:
+            if error is None:
+                waiter.callback(None)
+            else:
+                waiter.errback(error)
+
+        waiter: Deferred[None] = Deferred(cancel)
+        commit.tell = tell
+        self.begin(commit)
+        await waiter
+
+    def begin(self, commit: Commit) -> None:
+        """Take a shard into ``objects/`` in the next round of syncs."""
+        self._queue.append(commit)
+        if not self._running:
+            self._running = True
+            self._next()
+
+    def give_up(self, error: NodeUnavailable) -> None:
+        """Nobody waits any longer for a drive that may never answer."""
+        waiting, self._queue = [*self._batch, *self._queue], []
+        for commit in waiting:
+            self._tell(commit, error)
+
+    def _tell(self, commit: Commit, error: Exception | None) -> None:
+        tell, commit.tell = commit.tell, None
+        if tell is not None:
+            self.ended += 1
+            tell(error)
+
+    def _next(self) -> None:
+        """Commit all that waits in one round of syncs, and so on until nothing waits.
+
+        A sync costs about the same for one shard as for many that wait for it together.
+        """
+        # Who was cancelled meanwhile wants his shard no more.
+        wanted = [commit for commit in self._queue if commit.tell is not None]
+        self._batch, self._queue = wanted[:BATCH], wanted[BATCH:]
+        if not self._batch:
+            self._running = False
+            return
+        done = Deferred.fromCoroutine(self._owner.workers.run(self._commit, self._batch))
+        _ = done.addBoth(self._committed, self._batch)
+
+    def _committed(self, result: object, batch: list[Commit]) -> None:
+        self._next()
+        for commit in batch:
+            outcome = commit.outcome
+            if isinstance(outcome, ShardName):
+                # Whether or not anybody still waits: the shard is there.
+                self._owner.took(outcome)
+                self._tell(commit, None)
+            elif isinstance(outcome, OSError):
+                error = self._owner.translated(outcome, "write a shard")
+                error.__cause__ = outcome
+                self._tell(commit, error)
+            elif outcome is not None:
+                self._tell(commit, outcome)
+            else:
+                failed = result.value if isinstance(result, Failure) else None
+                if not isinstance(failed, Exception):
+                    failed = RuntimeError("no outcome")
+                self._tell(commit, failed)
+
+    # On a worker thread
+
+    def _commit(self, batch: list[Commit]) -> None:
+        store = self._owner.store
+        small: list[Commit] = []
+        large: list[Commit] = []
+        for commit in batch:
+            whole = commit.temp is None and store.is_small(commit.blocks)
+            (small if whole else large).append(commit)
+        if small:
+            self._keep(small)
+        if large:
+            self._place(large)
+
+    def _keep(self, batch: list[Commit]) -> None:
+        """Small shards: durable by one sync of the journal."""
+        store = self._owner.store
+        shards: list[tuple[Commit, ShardName, bytes]] = []
+        for commit in batch:
+            try:
+                shards.append((commit, *store.build(commit.content, commit.index, commit.blocks)))
+            except ValueError as error:
+                commit.outcome = error
+        journal = store.journal
+        with journal.lock:
+            try:
+                journal.keep([(name, data) for _, name, data in shards])
+            except OSError as error:
+                for commit, _, _ in shards:
+                    commit.outcome = error
+                return
+            for commit, name, data in shards:
+                try:
+                    journal.write(name, data)
+                    commit.outcome = name
+                except OSError as error:
+                    commit.outcome = error
+                    if not self._owner.has(name):
+                        # Else a start would find it in the log and write it after all.
+                        self._clean(journal.change, Kind.DROPPED, [name], lambda: None)
+
+    def _place(self, batch: list[Commit]) -> None:
+        """Others: each file is synced and renamed, and then the folder is synced for all."""
+        self._each(batch, self._write)
+        self._each(batch, self._settle)
+        self._each(batch, self._publish)
+        published = [commit for commit in batch if isinstance(commit.outcome, ShardName)]
+        if not published:
+            return
+        try:
+            self._owner.store.sync_objects()
+        except OSError as error:
+            for commit in published:
+                name = commit.outcome
+                assert isinstance(name, ShardName)
+                # A file of the same name, and so of the same bytes, may have been durable before.
+                if not self._owner.has(name):
+                    self._clean(self._owner.store.unlink_object, name)
+                commit.outcome = error
+
+    def _each(self, batch: list[Commit], step: Callable[[Commit], None]) -> None:
+        for commit in batch:
+            if isinstance(commit.outcome, Exception):
+                continue
+            try:
+                step(commit)
+            except (OSError, ValueError) as error:
+                commit.outcome = error
+                if commit.temp is not None:
+                    self._clean(self._owner.drop, commit.temp)
+
+    def _write(self, commit: Commit) -> None:
+        if commit.temp is None:
+            store = self._owner.store
+            commit.temp = store.begin(commit.index, commit.content.scheme)
+            store.append(commit.temp, commit.blocks)
+            store.finish(commit.temp, commit.content)
+
+    def _settle(self, commit: Commit) -> None:
+        assert commit.temp is not None
+        self._owner.store.settle(commit.temp)
+
+    def _publish(self, commit: Commit) -> None:
+        assert commit.temp is not None
+        commit.outcome = self._owner.store.publish(commit.temp)
+
+    def _clean(self, step: Callable[..., object], *arguments: object) -> None:
+        """Remove what a failed write left; a drive that refuses even that is cleaned at a start."""
+        try:
+            step(*arguments)
+        except OSError as error:
+            _log.warn(
+                "{address} cannot clean up: {error}", address=self._owner.address, error=error
+            )
