@@ -15,7 +15,15 @@ from dostore.background import Background
 from dostore.core.model import Content
 from dostore.core.stripes import Block, StripeCoder
 from dostore.core.upload_token import UploadToken, no_such_upload
-from dostore.errors import Busy, Conflict, Corrupt, DostoreError, NotFound, QuorumNotMet, Unavailable
+from dostore.errors import (
+    Busy,
+    Conflict,
+    Corrupt,
+    DostoreError,
+    NotFound,
+    QuorumNotMet,
+    Unavailable,
+)
 from dostore.fanout import Outcome, gather, gather_quorum
 from dostore.ports import IByteSource, ICluster, IShardNode, ITempShards, IWorkers, Tail, TempState
 

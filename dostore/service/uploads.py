@@ -428,19 +428,12 @@ class _Part:
         """
         data = await self._collect()
         while data or not self._ended:
-            slow = len(data) < self._batch // 2
-            more, hashed, written = await gather(
-                [
-                    self._collect() if not self._ended else _nothing(),
-                    self._update(data),
-                    self._write(data),
-                ]
+            more, taken = await gather(
+                [self._collect() if not self._ended else _nothing(), self._take(data)]
             )
-            for outcome in (more, hashed, written):
+            for outcome in (more, taken):
                 if outcome.error is not None:
                     raise outcome.error
-            if slow:
-                await self._settle()
             data = more.value or b""
         if self.offset == self._token.size:
             # Whether or not the source failed after that: all of the content is there.
@@ -480,6 +473,15 @@ class _Part:
         if left_s <= 0:
             raise _Slow
         return await with_timeout(self._source.read_some(size), left_s, self._clock, _Slow)
+
+    async def _take(self, data: bytes) -> None:
+        """Hash and write what came; of a slow line, have it safe at once."""
+        slow = len(data) < self._batch // 2 and not self._ended
+        for outcome in await gather([self._update(data), self._write(data)]):
+            if outcome.error is not None:
+                raise outcome.error
+        if slow and self.offset < self._token.size:
+            await self._settle()
 
     async def _update(self, data: bytes) -> None:
         if self.hasher is not None and data:

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from dostore.core.httpfields import created_seconds, format_etag, format_http_date
 from dostore.core.model import Content, Version
 from dostore.core.names import ContentHash
-from dostore.core.ranges import MAX_RANGES, Multipart, Span, if_range_holds, parse_ranges
+from dostore.core.ranges import (
+    MAX_RANGES,
+    Multipart,
+    Span,
+    if_range_holds,
+    parse_part,
+    parse_ranges,
+)
 from dostore.core.scheme import Scheme
 from dostore.errors import InvalidRequest, RangeNotSatisfiable
 from tests.support.cases import SyncTestCase
@@ -109,6 +116,39 @@ class ParseTests(SyncTestCase):
                 self.assertTrue(0 <= span.start < span.stop <= 100)
         except (InvalidRequest, RangeNotSatisfiable) as error:
             self.assertTrue(error.detail)
+
+
+class PartTests(SyncTestCase):
+    """Where a part of an upload belongs."""
+
+    def test_forms(self) -> None:
+        """Open, closed, and without a field."""
+        for lines, expected in (
+            ([], (0, None)),
+            ([b"bytes=0-"], (0, None)),
+            ([b"bytes=50000-"], (50_000, None)),
+            ([b"bytes=5-5"], (5, 1)),
+            ([b"bytes=5-104"], (5, 100)),
+        ):
+            self.assertEqual(parse_part(lines), expected)
+
+    def test_malformed(self) -> None:
+        """Several ranges, suffixes, other units and no numbers are refused."""
+        for line in (
+            b"",
+            b"bytes=",
+            b"bytes=-5",
+            b"bytes=5-2",
+            b"bytes=0-1,3-4",
+            b"bytes=x-",
+            b"bytes=-1-",
+            b"lines=0-",
+            b"5-",
+            b"bytes=" + b"9" * 20 + b"-",
+            b"bytes=0-" + b"1," * 5000,
+        ):
+            self.assertRaises(InvalidRequest, parse_part, [line])
+        self.assertRaises(InvalidRequest, parse_part, [b"bytes=0-", b"bytes=0-"])
 
 
 class IfRangeTests(SyncTestCase):

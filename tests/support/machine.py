@@ -60,6 +60,14 @@ class Bytes:
             raise self._error
         return bytes(piece)
 
+    async def read_some(self, size: int) -> bytes:
+        """See IByteSource."""
+        self._between()
+        piece, self._data = self._data[:size], self._data[size:]
+        if self._error is not None and not piece:
+            raise self._error
+        return bytes(piece)
+
 
 class Machine:
     """The folders of a store, and the store itself, over restarts.
@@ -131,10 +139,27 @@ class Machine:
             clock=self.clock,
             now=self.now,
             quorum=self.quorum,
+            upload_key=self._upload_key,
         )
         if background:
             self.store.start()
         return self.store
+
+    async def _upload_key(self) -> bytes:
+        return b"a key that outlives the process."
+
+    def another_server(self) -> ObjectStore:
+        """Another API server over the same drives and metadata, without jobs of its own."""
+        return ObjectStore(
+            self.drives,
+            self.store.metadata,
+            self.scheme,
+            workers=InlineWorkers(),
+            clock=self.clock,
+            now=self.now,
+            quorum=self.quorum,
+            upload_key=self._upload_key,
+        )
 
     def _place(self, number: int) -> LogPlace:
         workers = Workers(self._mailbox, f"log-{number}", 1)
