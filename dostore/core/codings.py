@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from attrs import frozen
 
@@ -16,6 +15,7 @@ _ITEM = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++)"
     rb"(?:[ \t]*+;[ \t]*+[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?"
 )
+_NO_TRANSFORM = re.compile(rb"(?:\A|,)[ \t]*+no-transform[ \t]*+(?=,|\Z)", re.IGNORECASE)
 
 #: What is compressed already, by the first part of its media type and by the whole of it.
 _COMPRESSED_KINDS = frozenset(("audio", "image", "video"))
@@ -67,7 +67,7 @@ class Codings:
         where Cache-Control has no-transform, the bytes as they are.
         """
         lines = fields.get(b"accept-encoding")
-        if lines is None or _no_transform(fields.get(b"cache-control", ())):
+        if lines is None or _NO_TRANSFORM.search(b",".join(fields.get(b"cache-control", ()))):
             return AS_THEY_ARE
         weights = _weights(b",".join(lines))
         if weights is None:
@@ -100,14 +100,6 @@ def _weights(value: bytes) -> dict[bytes, int] | None:
         weight = 1000 if match[2] is None else int(match[2].replace(b".", b"").ljust(4, b"0"))
         weights[coding] = min(weight, weights.get(coding, weight))
     return weights
-
-
-def _no_transform(lines: Sequence[bytes]) -> bool:
-    return any(
-        directive.strip(b" \t").lower() == b"no-transform"
-        for line in lines
-        for directive in line.split(b",")
-    )
 
 
 def may_shrink(content_type: str) -> bool:
