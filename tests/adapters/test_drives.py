@@ -11,7 +11,9 @@ import shutil
 from twisted.internet.defer import Deferred
 
 from dostore.adapters import drives as drives_module
+from dostore.adapters.drive_state import DriveState
 from dostore.adapters.drives import HUNG_AFTER_S, STUCK_LOOKS, WATCH_INTERVAL_S
+from dostore.adapters.journal import LOG_AGE_S
 from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError, DostoreError
 from dostore.ports import ICluster
@@ -314,6 +316,45 @@ class WatchTests(WatchCase):
             await node.delete(sample(5000).content.hash)
         await self.put(machine, 3)
 
+    async def test_checkpoints(self) -> None:
+        """A drive's journal is cut when it is due, on a full drive too, and at a stop."""
+        machine = await self.watched()
+        logs = [folder / "log" for folder in machine.folders]
+        await self.put(machine, 3)
+        await machine.pass_time(LOOK_S)
+        self.assertEqual(os.listdir(logs[2]), ["1"])
+        await machine.pass_time(LOG_AGE_S + LOOK_S)
+        self.assertEqual(os.listdir(logs[2]), ["free"])
+        for drive in (2, 3, 4):
+            await self.put(machine, drive)
+        machine.drives.drives[1].node.degrade(DriveState.READ_ONLY, "it fails")
+        fault = machine.files.fail(str(logs[1].parent / "temp"), errno.EIO, operations={"write"})
+        full = machine.files.fail(str(logs[3].parent / "temp"), errno.ENOSPC, operations={"write"})
+        machine.drives.drives[3].node.degrade(DriveState.READ_ONLY, "full", full=True)
+        await machine.pass_time(LOG_AGE_S + LOOK_S)
+        self.assertEqual([os.listdir(logs[n]) for n in (1, 2, 3)], [["1"], ["free"], ["free"]])
+        fault.lift()
+        full.lift()
+        await machine.pass_time(LOOK_S)
+        self.assertEqual(os.listdir(logs[1]), ["free"])
+        await self.put(machine, 5)
+        await machine.run(machine.drives.stop())
+        self.assertEqual(os.listdir(logs[4]), ["free"])
+
+    async def test_checkpoint_fails(self) -> None:
+        """One that fails is told, and the drive takes writes again when its probe passes."""
+        machine = await self.watched()
+        await self.put(machine, 3)
+        lines = self.logged()
+        machine.files.fail(
+            str(machine.folders[2] / "objects"), errno.EIO, operations={"sync"}, times=1
+        )
+        await machine.pass_time(LOG_AGE_S + LOOK_S)
+        self.assertTrue(any("journal is kept" in line for line in lines), lines)
+        self.assert_drive(machine, 3, LIVE, joined=1)
+        await machine.pass_time(LOG_AGE_S + LOOK_S)
+        self.assertEqual(os.listdir(machine.folders[2] / "log"), ["free"])
+
     async def test_unmounted(self) -> None:
         """The empty place where a drive was mounted is not filled."""
         machine = await self.watched()
@@ -385,9 +426,7 @@ class WatchTests(WatchCase):
     async def test_passes_probes_only(self) -> None:
         """A drive that passes its probe and fails every write is tried once between two looks."""
         machine = await self.watched()
-        fault = machine.files.fail(
-            str(machine.folders[2] / "log"), errno.EIO, operations={"write"}
-        )
+        fault = machine.files.fail(str(machine.folders[2] / "log"), errno.EIO, operations={"write"})
 
         def try_again(address: str) -> None:
             _ = Deferred.fromCoroutine(self.put(machine, 3)).addErrback(lambda failure: None)
