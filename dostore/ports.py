@@ -11,15 +11,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 from zope.interface import Attribute, Interface
 
 from dostore.core.model import Content, Draft, ShardInfo, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
+from dostore.core.temp_state import MAX_NOTE_BYTES as MAX_NOTE_BYTES
+from dostore.core.temp_state import Tail as Tail
+from dostore.core.temp_state import TempAbout as TempAbout
+from dostore.core.temp_state import TempState as TempState
 
-#: Bytes that the opener of a temporary shard may have kept with it.
-MAX_NOTE_BYTES = 32 * 1024
+#: How long the slower nodes get when enough others have done their part.
+PUT_GRACE_S = 5.0
 
 #: A claim on a temporary shard lasts this long, unless it is renewed or released before.
 CLAIM_S = 10.0
@@ -155,47 +159,6 @@ class IShardWriter(Interface):
 
     async def abort() -> None:
         """Leave nothing behind. Idempotent; does nothing after a commit."""
-
-
-@frozen(slots=True)
-class TempAbout:
-    """What is known of a temporary shard from its beginning.
-
-    :ivar hash: of the content; None: not known yet.
-    :ivar size: bytes of the content; None: not known yet.
-    :ivar note: what its opener wants to find again, up to MAX_NOTE_BYTES.
-    :ivar keep_s: how long it is kept when nobody touches it; None: as long as the node likes.
-    """
-
-    index: int
-    scheme: Scheme
-    hash: ContentHash | None = None
-    size: int | None = None
-    note: bytes = field(default=b"", repr=False)
-    keep_s: int | None = None
-
-
-@frozen(slots=True)
-class Tail:
-    """Bytes of a content that are no whole stripe yet.
-
-    :ivar start: where in the content they begin.
-    """
-
-    start: int
-    data: bytes = field(repr=False)
-
-
-@frozen(slots=True)
-class TempState:
-    """How far a temporary shard has come.
-
-    :ivar held: plain bytes of the shard: whole blocks, the last of which may be a short one.
-    """
-
-    about: TempAbout
-    held: int
-    tail: Tail | None = None
 
 
 class ITempShards(Interface):
@@ -374,6 +337,20 @@ class ICluster(Interface):
 
         :param everywhere: ask every live node; else only those that the content ranks first, where
             it is unless nodes came or went.
+        """
+
+    async def put(
+        content: Content,
+        shards: Mapping[int, tuple[IShardNode, Sequence[bytes | memoryview]]],
+        need: int,
+    ) -> Mapping[int, Exception | None]:
+        """Put whole small shards, each on the node beside it, as IShardNode.put does.
+
+        As soon as ``need`` are there, or so many have failed that ``need`` no longer can be, the
+        others get PUT_GRACE_S more; those that are left then are given up.
+
+        :returns: by index, None for a shard that is there, else why it is not; nothing for those
+            that were given up.
         """
 
     def placed(content_hash: ContentHash, holders: Mapping[int, str]) -> None:

@@ -23,6 +23,7 @@ from dostore.adapters.http_link import (
     HttpLink,
     Upload,
 )
+from dostore.adapters.temp_http import HttpTemps
 from dostore.core.datafields import (
     MAX_GLANCES,
     ShardDigest,
@@ -78,6 +79,7 @@ class HttpNode:
     def __init__(self, link: HttpLink) -> None:
         self.address = link.address
         self.link = link
+        self.temps = HttpTemps(self)
 
     # Writing
 

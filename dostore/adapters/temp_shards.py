@@ -239,7 +239,7 @@ class TempShards:
         room = most - upload.held
         writing: Deferred[None] | None = None
         try:
-            while data := await source.read(_STEP_BYTES):
+            while data := await _next(source):
                 room -= len(data)
                 if room < 0:
                     raise TooLarge(f"The shard has {most} bytes. Send no more than that.")
@@ -402,3 +402,11 @@ class TempShards:
     @staticmethod
     def _gone(token: str) -> NotFound:
         return NotFound("There is no such temporary shard (any more). Begin it anew.")
+
+
+async def _next(source: IByteSource) -> bytes:
+    """The next step of a body; of one that broke, first all that came."""
+    try:
+        return await source.read(_STEP_BYTES)
+    except DostoreError:
+        return await source.read_some(_STEP_BYTES)

@@ -55,9 +55,9 @@ class Bytes:
     async def read(self, size: int) -> bytes:
         """See IByteSource."""
         self._between()
-        piece, self._data = self._data[:size], self._data[size:]
-        if self._error is not None and len(piece) < size:
+        if self._error is not None and len(self._data) < size:
             raise self._error
+        piece, self._data = self._data[:size], self._data[size:]
         return bytes(piece)
 
     async def read_some(self, size: int) -> bytes:

@@ -11,10 +11,17 @@ from zope.interface import implementer
 from dostore.core.model import Content, Draft, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.errors import Deleted, DigestMismatch, NotFound
+from dostore.errors import (
+    Deleted,
+    DigestMismatch,
+    InvalidRequest,
+    NotFound,
+    RangeNotSatisfiable,
+)
 from dostore.ports import Check, IByteSink, IByteSource, IMetadataStore
 from dostore.service.objects import Readiness
 from dostore.service.stats import Stats
+from dostore.service.uploads import Progress, Wanted
 from tests.support.workers import InlineWorkers
 
 #: What a reader gives at a time, and what a writer asks for at a time.
@@ -116,6 +123,66 @@ class MemoryReader:
         self.closed += 1
 
 
+class MemoryUploads:
+    """Does what Uploads does, with what came in one piece.
+
+    :ivar instant: what ``open`` answers instead of a token.
+    :ivar opened: what each token stands for: name, hash, size, what was wanted, and the bytes held.
+    """
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.instant: Version | None = None
+        self.opened: dict[str, tuple[str, ContentHash, int, Wanted, bytearray]] = {}
+        self.complete: dict[str, Version] = {}
+
+    async def open(
+        self, name: str, digest: ContentHash, size: int, wanted: Wanted
+    ) -> Version | str:
+        """See Uploads."""
+        await self._store.pause("open_upload")
+        if self.instant is not None:
+            return self.instant
+        token = f"token-{len(self.opened)}"
+        self.opened[token] = (name, digest, size, wanted, bytearray())
+        return token
+
+    def _held(self, token: str) -> bytearray:
+        if token not in self.opened:
+            raise NotFound("There is no such upload.")
+        return self.opened[token][4]
+
+    async def progress(self, token: str) -> Progress:
+        """See Uploads."""
+        await self._store.pause("progress")
+        return Progress(len(self._held(token)), self.complete.get(token))
+
+    async def drop(self, token: str) -> None:
+        """See Uploads."""
+        self._held(token)
+        del self.opened[token]
+
+    async def receive(
+        self, token: str, first: int, length: int | None, source: IByteSource
+    ) -> Progress:
+        """See Uploads."""
+        await self._store.pause("receive")
+        held = self._held(token)
+        name, _, size, wanted, _ = self.opened[token]
+        if first > len(held):
+            raise RangeNotSatisfiable(f"{len(held)} bytes are held.", size=len(held))
+        if first + (length or 0) > size:
+            raise InvalidRequest("The part goes beyond Size.")
+        skipped = len(held) - first
+        while piece := await source.read_some(1 << 16):
+            held += piece[skipped:]
+            skipped = max(0, skipped - len(piece))
+        if len(held) == size:
+            self._store.keep(name, bytes(held), wanted.content_type, dict(wanted.meta))
+            self.complete[token] = self._store.metadata.names[name][-1]
+        return Progress(len(held), self.complete.get(token))
+
+
 class MemoryStore:
     """Does what an ObjectStore does, and fails or waits where a test says so.
 
@@ -136,6 +203,7 @@ class MemoryStore:
         self.piece_bytes = PIECE_BYTES
         self.state = Readiness(True, 6, 6, 6, "All is well.")
         self.created: Callable[[], str] = lambda: "2026-11-23T08:30:00.250Z"
+        self.uploads = MemoryUploads(self)
 
     async def pause(self, step: str) -> None:
         """Wait and fail as the test wants it."""

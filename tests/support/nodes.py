@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -27,6 +27,8 @@ class KnowingNode:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        # Nobody asks it for one.
+        self.temps: Any = None
         self.shards: dict[ContentHash, set[int]] = {}
         self.down = False
         self.gate: Deferred[None] | None = None

@@ -43,6 +43,7 @@ def build_factory(
     shards = Shards(node, claims, workers)
     contents = Contents(node)
     about = Status(status, counted)
+    temps = Temp(node, temp, claims)
     router = Router(
         exact={
             b"/glance": contents.glance,
@@ -52,7 +53,12 @@ def build_factory(
         },
         below={
             b"/objects/": shards.resource,
-            b"/temp/": Temp(node, temp, claims).resource,
+            b"/temp/": temps.resource,
+            b"/claim/": temps.claiming,
+            b"/release/": temps.releasing,
+            b"/cut/": temps.cutting,
+            b"/settle/": temps.settling,
+            b"/state/": temps.states,
             b"/renew/": contents.renew,
             b"/modified/": contents.modified,
             b"/discard/": contents.discard,
