@@ -22,9 +22,6 @@ from dostore.core.temp_state import Tail as Tail
 from dostore.core.temp_state import TempAbout as TempAbout
 from dostore.core.temp_state import TempState as TempState
 
-#: How long the slower nodes get when enough others have done their part.
-PUT_GRACE_S = 5.0
-
 #: A claim on a temporary shard lasts this long, unless it is renewed or released before.
 CLAIM_S = 10.0
 
@@ -337,20 +334,6 @@ class ICluster(Interface):
 
         :param everywhere: ask every live node; else only those that the content ranks first, where
             it is unless nodes came or went.
-        """
-
-    async def put(
-        content: Content,
-        shards: Mapping[int, tuple[IShardNode, Sequence[bytes | memoryview]]],
-        need: int,
-    ) -> Mapping[int, Exception | None]:
-        """Put whole small shards, each on the node beside it, as IShardNode.put does.
-
-        As soon as ``need`` are there, or so many have failed that ``need`` no longer can be, the
-        others get PUT_GRACE_S more; those that are left then are given up.
-
-        :returns: by index, None for a shard that is there, else why it is not; nothing for those
-            that were given up.
         """
 
     def placed(content_hash: ContentHash, holders: Mapping[int, str]) -> None:
