@@ -23,6 +23,9 @@ LAYERS = (
     "streams",
     "background",
     "loglines",
+    "threads",
+    "http",
+    "client",
     "service",
     "adapters",
     "web",
@@ -30,7 +33,14 @@ LAYERS = (
 )
 
 #: What the order alone would allow.
-FORBIDDEN = {("service", "streams"), ("web", "adapters")}
+FORBIDDEN = {
+    ("service", "streams"),
+    ("service", "threads"),
+    ("service", "http"),
+    ("web", "adapters"),
+    # The client is a program of its own.
+    *((layer, "client") for layer in ("service", "adapters", "web", "app")),
+}
 
 #: A pure function gets these passed in: files, sockets, the clock, chance, threads.
 IMPURE = {

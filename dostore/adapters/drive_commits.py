@@ -11,11 +11,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dostore.adapters.drive_store import Block, DriveStore, TempShard
-from dostore.adapters.threads import IWorkers
 from dostore.core.model import Content
 from dostore.core.names import ShardName
 from dostore.core.shardlog import Kind
 from dostore.errors import NodeUnavailable
+from dostore.threads import IWorkers
 
 _log = Logger()
 

@@ -18,13 +18,13 @@ from dostore.adapters.drive_marker import BadMarker, Found, Marker
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import FULL, DriveNode, DriveState
-from dostore.adapters.threads import IWorkers
 from dostore.background import Background
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError, DostoreError, NodeUnavailable
 from dostore.fanout import gather, with_timeout
 from dostore.ports import ICluster, Member
+from dostore.threads import IWorkers
 
 _log = Logger()
 

@@ -25,12 +25,12 @@ from dostore.adapters.metadata_writer import (
     MetadataLimits,
     MetadataWriter,
 )
-from dostore.adapters.threads import Mailbox, Workers
 from dostore.core.model import Draft, Version
 from dostore.core.names import ContentHash
 from dostore.errors import DostoreError, InvalidName, MetadataUnavailable
 from dostore.fanout import with_timeout
 from dostore.ports import Check, IMetadataStore
+from dostore.threads import Mailbox, Workers
 
 T = TypeVar("T")
 

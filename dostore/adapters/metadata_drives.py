@@ -17,7 +17,6 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from dostore.adapters.files import Files
-from dostore.adapters.threads import IWorkers
 from dostore.core.logrecord import (
     FOOTER_BYTES,
     HEADER_BYTES,
@@ -27,6 +26,7 @@ from dostore.core.logrecord import (
     SegmentReader,
     SnapshotFooter,
 )
+from dostore.threads import IWorkers
 
 T = TypeVar("T")
 

@@ -28,12 +28,12 @@ from dostore.adapters.metadata_drives import (
 from dostore.adapters.metadata_log import MetadataLog
 from dostore.adapters.metadata_recovery import Recovered, Recovery
 from dostore.adapters.metadata_snapshot import Snapshot, SnapshotStopped, SnapshotTaken
-from dostore.adapters.threads import IWorkers
 from dostore.core.logrecord import encode_version, join_versions
 from dostore.core.model import Draft, Version
 from dostore.errors import DostoreError, MetadataUnavailable, TooLarge
 from dostore.loglines import Standing
 from dostore.ports import Check
+from dostore.threads import IWorkers
 
 T = TypeVar("T")
 

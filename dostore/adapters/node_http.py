@@ -13,16 +13,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
-from dostore.adapters.http_body import AnswerBody, Broken
-from dostore.adapters.http_link import (
-    ANSWER_TIMEOUT_S,
-    QUICK_TIMEOUT_S,
-    Answer,
-    Answered,
-    Field,
-    HttpLink,
-    Upload,
-)
+from dostore.adapters.http_link import QUICK_TIMEOUT_S, HttpLink
 from dostore.adapters.temp_http import HttpTemps
 from dostore.core.datafields import (
     MAX_GLANCES,
@@ -52,6 +43,8 @@ from dostore.errors import (
     NoSpace,
     ShardMissing,
 )
+from dostore.http.body import AnswerBody, Broken
+from dostore.http.exchange import ANSWER_TIMEOUT_S, Answer, Answered, Field, Upload
 from dostore.ports import IShardNode, IShardReader, IShardWriter
 
 Block = bytes | memoryview

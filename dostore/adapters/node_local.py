@@ -20,12 +20,12 @@ from dostore.adapters.drive_store import Block, DriveStore, OpenShard, TempShard
 from dostore.adapters.journal import FULL as FULL
 from dostore.adapters.shard_index import ShardIndex
 from dostore.adapters.temp_shards import TempShards
-from dostore.adapters.threads import IWorkers
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import Scheme
 from dostore.errors import BadShard, DostoreError, NodeUnavailable, NoSpace, ShardMissing
 from dostore.ports import IShardNode, IShardReader, IShardWriter
+from dostore.threads import IWorkers
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
-from dostore.adapters.http_link import ANSWER_TIMEOUT_S, QUICK_TIMEOUT_S, Answer, Field
+from dostore.adapters.http_link import QUICK_TIMEOUT_S
 from dostore.core.datafields import (
     ShardDigest,
     format_scheme,
@@ -19,6 +19,7 @@ from dostore.core.model import Content
 from dostore.core.scheme import MAX_BLOCK_BYTES, MAX_SHARDS
 from dostore.core.temp_state import MAX_NOTE_BYTES, Tail, TempAbout, TempState, parse_temp_state
 from dostore.errors import DostoreError, InvalidRequest, TooLarge
+from dostore.http.exchange import ANSWER_TIMEOUT_S, Answer, Field
 from dostore.ports import IByteSource, ITempShards
 
 if TYPE_CHECKING:

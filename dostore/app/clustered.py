@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from dostore.adapters.amqp_link import AmqpLink
 from dostore.adapters.cluster_amqp import AmqpCluster
-from dostore.adapters.http_link import HttpLink, HttpPool
+from dostore.adapters.http_link import HttpLink
 from dostore.adapters.meta_elastic import ElasticMetadata, open_metadata
 from dostore.adapters.node_http import HttpNode
 from dostore.app.config import ClusterConfig, Config
@@ -19,6 +19,7 @@ from dostore.app.server import COMPUTE_THREADS, Threads
 from dostore.core.signing import Signer
 from dostore.core.upload_token import derive_key
 from dostore.errors import MetadataUnavailable
+from dostore.http.pool import HttpPool
 from dostore.service.objects import ObjectStore
 from dostore.web.connections import Connections
 

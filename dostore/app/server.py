@@ -17,8 +17,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dostore import __version__
-from dostore.adapters.threads import Mailbox, Workers
 from dostore.errors import DostoreError
+from dostore.threads import Mailbox, Workers
 from dostore.web.connections import Connections
 
 _log = Logger(namespace="dostore")

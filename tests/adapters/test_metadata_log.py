@@ -9,9 +9,9 @@ import threading
 from dostore.adapters.metadata_drives import LogDrive, LogPlace
 from dostore.adapters.metadata_log import MetadataLog
 from dostore.adapters.metadata_survey import Replay, Survey
-from dostore.adapters.threads import Workers
 from dostore.core.logrecord import Record
 from dostore.errors import MetadataUnavailable
+from dostore.threads import Workers
 from tests.support.cases import SyncTestCase
 from tests.support.faults import FaultyFiles
 from tests.support.workers import InlineWorkers

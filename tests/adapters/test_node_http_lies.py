@@ -10,8 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from dostore.adapters import http_link
-from dostore.adapters.http_link import ANSWER_TIMEOUT_S, MAX_REQUESTS, QUICK_TIMEOUT_S
-from dostore.adapters.http_pool import MAX_HEAD_BYTES
+from dostore.adapters.http_link import MAX_REQUESTS, QUICK_TIMEOUT_S
 from dostore.adapters.node_http import HttpNode, framed_size
 from dostore.core.datafields import block_lengths, frame
 from dostore.errors import (
@@ -22,6 +21,8 @@ from dostore.errors import (
     NoSpace,
     ShardMissing,
 )
+from dostore.http.exchange import ANSWER_TIMEOUT_S
+from dostore.http.pool import MAX_HEAD_BYTES
 from tests.support.data_server import DataServerCase, the_reactor
 from tests.support.liar import Liar, answering, response
 from tests.support.processes import free_port

@@ -18,10 +18,10 @@ from twisted.internet.task import Clock
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import DriveNode, DriveState
-from dostore.adapters.threads import IWorkers, Mailbox, Workers
 from dostore.core.names import ContentHash, ShardName
 from dostore.errors import BadShard, NodeUnavailable, NoSpace, ShardMissing
 from dostore.ports import IShardNode
+from dostore.threads import IWorkers, Mailbox, Workers
 from tests.contract.node import NodeContract
 from tests.support.cases import AsyncTestCase, SyncTestCase
 from tests.support.faults import FaultyFiles

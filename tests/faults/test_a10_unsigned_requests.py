@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from dostore.adapters.http_link import Answer, HttpLink
+from dostore.adapters.http_link import HttpLink
 from dostore.core.datafields import ShardDigest
 from dostore.core.shardfile import ShardFileBuilder
 from dostore.core.signing import MAX_REMEMBERED, NONCE_BYTES, WINDOW_S, Signable, Signer
 from dostore.errors import NodeUnavailable
+from dostore.http.exchange import Answer
 from tests.support.data_server import DataServer, DataServerCase
 from tests.support.shards import SCHEME, sample
 

@@ -11,10 +11,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from dostore.adapters.threads import Mailbox, Workers
 from dostore.core.names import ContentHash
 from dostore.errors import DostoreError
 from dostore.service.shardset import HEDGE_AFTER_S
+from dostore.threads import Mailbox, Workers
 from tests.service.test_damage import content
 from tests.service.test_writing import LARGE, SMALL
 from tests.support.machine import Machine, MachineCase

@@ -15,10 +15,11 @@ from twisted.internet.task import deferLater
 
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
-from dostore.adapters.http_link import HttpLink, HttpPool
+from dostore.adapters.http_link import HttpLink
 from dostore.adapters.node_http import HttpNode
 from dostore.adapters.node_local import DriveNode, DriveState
 from dostore.core.signing import Signer
+from dostore.http.pool import HttpPool
 from dostore.ports import IWorkers
 from dostore.web.connections import Connections, HttpLimits
 from dostore.web.data.site import build_factory

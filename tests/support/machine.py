@@ -16,7 +16,6 @@ from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.drives import DriveSet
 from dostore.adapters.files import Files
 from dostore.adapters.meta_sqlite import LogPlace, MetadataLimits, SqliteMetadata
-from dostore.adapters.threads import Mailbox, Workers
 from dostore.core.model import Version
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import MIN_BLOCK_BYTES, Scheme
@@ -24,6 +23,7 @@ from dostore.errors import DostoreError
 from dostore.ports import IMetadataStore, IWorkers
 from dostore.service.objects import ObjectStore
 from dostore.service.repair import GLANCE_DELAY_S
+from dostore.threads import Mailbox, Workers
 from tests.support.cases import AsyncTestCase
 from tests.support.faults import FaultyFiles
 from tests.support.stepped import SteppedWorkers

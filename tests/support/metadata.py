@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 
 from dostore.adapters.files import Files
 from dostore.adapters.meta_sqlite import LogPlace, MetadataLimits, SqliteMetadata
-from dostore.adapters.threads import Mailbox, Workers
+from dostore.threads import Mailbox, Workers
 
 STORE_ID = str(uuid.UUID(int=0x5EED))
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from zope.interface import implementer
 
-from dostore.adapters.threads import IWorkers
+from dostore.threads import IWorkers
 
 T = TypeVar("T")
 

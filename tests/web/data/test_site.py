@@ -6,12 +6,13 @@ import base64
 import hashlib
 import os
 
-from dostore.adapters.http_body import Broken
-from dostore.adapters.http_link import Answer, HttpLink
+from dostore.adapters.http_link import HttpLink
 from dostore.adapters.node_local import DriveState
 from dostore.core.datafields import ShardDigest, block_lengths, unframe
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import ShardFileBuilder
+from dostore.http.body import Broken
+from dostore.http.exchange import Answer
 from dostore.web.data.shards import MAX_PUT_BYTES, STEP_BYTES
 from tests.support.data_server import DataServerCase
 from tests.support.shards import SCHEME, Sample, sample

@@ -1,4 +1,4 @@
-"""The connections to the other servers of a cluster, kept open and used again."""
+"""Connections to servers, kept open and used again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
-#: Time to connect.
+#: Time to connect, within a local network.
 CONNECT_TIMEOUT_S = 2.0
 
 #: Bytes of the header section of an answer.
@@ -86,8 +86,9 @@ class _BoundedEndpoint:
 class _Endpoints:
     """Endpoints by address, each made once."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, connect_timeout_s: float) -> None:
         self._reactor = reactor
+        self._connect_timeout_s = connect_timeout_s
         self._made: dict[bytes, _BoundedEndpoint] = {}
 
     def endpointForURI(self, uri: URI) -> _BoundedEndpoint:
@@ -97,25 +98,25 @@ class _Endpoints:
             if len(self._made) >= 4096:
                 self._made.clear()
             endpoint = self._made[uri.netloc] = _BoundedEndpoint(
-                HostnameEndpoint(self._reactor, uri.host, uri.port, timeout=CONNECT_TIMEOUT_S)
+                HostnameEndpoint(self._reactor, uri.host, uri.port, timeout=self._connect_timeout_s)
             )
         return endpoint
 
 
 class HttpPool:
-    """The connections to all other servers.
+    """The connections to all servers, of HTTP without TLS.
 
     :ivar agent: makes requests over them.
     :ivar fresh: makes each request over a connection of its own.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = IDLE_CONNECTIONS
         self._pool.cachedConnectionTimeout = _IDLE_S  # type: ignore[assignment]
         # A request is signed anew for each try, so trying again is not the pool's affair.
         self._pool.retryAutomatically = False
-        endpoints = _Endpoints(reactor)
+        endpoints = _Endpoints(reactor, connect_timeout_s)
         self.agent: IAgent = Agent.usingEndpointFactory(reactor, endpoints, self._pool)
         self.fresh: IAgent = Agent.usingEndpointFactory(reactor, endpoints, None)
 

@@ -1,4 +1,4 @@
-"""Bodies of requests to another server and of its answers, awaited; see ``http_link``."""
+"""Bodies of requests to a server and of its answers, awaited; see ``exchange``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dostore.adapters.threads: results, batches, cancellation and the end of worker threads.
+"""dostore.threads: results, batches, cancellation and the end of worker threads.
 
 Real threads, but nothing sleeps: threads wait for events of the test, and the test for theirs.
 """
@@ -14,8 +14,8 @@ from queue import SimpleQueue
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
-from dostore.adapters.threads import Mailbox, Workers
 from dostore.ports import IWorkers
+from dostore.threads import Mailbox, Workers
 from tests.support.cases import AsyncTestCase, SyncTestCase
 from tests.support.workers import InlineWorkers
 
