@@ -18,7 +18,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from dostore.core.signing import NONCE_BYTES, Signable, Signer
 from dostore.errors import NodeUnavailable
 from dostore.fanout import with_timeout
-from dostore.http.body import AnswerBody, Broken, StreamedBody, WholeBody
+from dostore.http.body import AnswerBody, Broken, StreamedBody
 from dostore.http.exchange import (
     ANSWER_TIMEOUT_S,
     FOREIGN,
@@ -26,6 +26,7 @@ from dostore.http.exchange import (
     Answer,
     Block,
     Field,
+    Fields,
     NotConnected,
     Streamed,
     Upload,
@@ -42,6 +43,10 @@ MAX_REQUESTS = IDLE_CONNECTIONS
 
 #: Bodies that may be on their way to or from one server, over one link.
 MAX_STREAMS = 1024
+
+_HAVE_BODIES = frozenset({b"PUT", b"POST", b"PATCH"})
+
+_LINE = b"%b: %b\r\n"
 
 T = TypeVar("T")
 
@@ -97,30 +102,28 @@ class HttpLink:
         :raises NodeUnavailable: there is no answer, or not within ``timeout_s``.
         """
 
-        async def attempt(agent: IAgent) -> Answer:
-            producer = None if body is None else WholeBody(body)
-            response = await self._request(agent, method, target, fields, producer)
-            length = length_of(response)
-            arriving = AnswerBody(self.clock, timeout_s, length=length, limit=limit)
-            response.deliverBody(arriving)
+        async def attempt(fresh: bool) -> Answer:
+            request = self._whole(method, target, fields, body)
             try:
-                data = await arriving.read_all()
-            except Broken:
+                return await self._pool.direct.ask(
+                    self.address, request, limit=limit, bodiless=method == b"HEAD", fresh=fresh
+                )
+            except NotConnected:
+                self._on_refused(self.address)
+                raise
+            except NodeUnavailable:
                 self.trouble()
                 raise
-            finally:
-                arriving.abandon()
-            return Answer(response.code, response.headers, data)
 
         async def attempts() -> Answer:
             # More at the same time would each make a connection, and not be served any sooner.
             await self._turns.acquire()
             try:
-                return await attempt(self._pool.agent)
+                return await attempt(False)
             except Broken:
                 if not again:
                     raise
-                return await attempt(self._pool.fresh)
+                return await attempt(True)
             finally:
                 self._turns.release()
 
@@ -147,7 +150,7 @@ class HttpLink:
         length = length_of(response)
         arriving = AnswerBody(self.clock, ANSWER_TIMEOUT_S, length=length, on_end=self._end_stream)
         response.deliverBody(arriving)
-        return Streamed(response.code, response.headers, length, arriving)
+        return Streamed(response.code, Fields.of(response.headers), length, arriving)
 
     def upload(self, method: bytes, target: bytes, fields: Sequence[Field] = ()) -> Upload:
         """A request whose body is written piece by piece, over a connection of its own.
@@ -188,16 +191,8 @@ class HttpLink:
         body: IBodyProducer | None,
     ) -> IResponse:
         headers = Headers()
-        headers.addRawHeader(b"Host", self._host)
-        digest = b""
-        for name, value in fields:
+        for name, value in self._signed(method, target, fields):
             headers.addRawHeader(name, value)
-            if name == b"Digest":
-                digest = value
-        if self._signer is not None:
-            what = Signable(method, self._host.lower(), target, digest)
-            signature = self._signer.sign(what, self._now(), secrets.token_bytes(NONCE_BYTES))
-            headers.addRawHeader(b"Authorization", signature)
         url = b"http://" + self._host + target
         try:
             return await agent.request(method, url, headers, body)
@@ -208,6 +203,33 @@ class HttpLink:
             elif isinstance(error, NodeUnavailable):
                 self.trouble()
             raise error from foreign
+
+    def _whole(
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Sequence[Field],
+        body: Sequence[Block] | None,
+    ) -> list[Block]:
+        """A whole request."""
+        named = self._signed(method, target, fields)
+        if body is not None or method in _HAVE_BODIES:
+            named.append((b"Content-Length", b"%d" % sum(map(len, body or ()))))
+        lines = [b"%b %b HTTP/1.1\r\n" % (method, target), *map(_LINE.__mod__, named), b"\r\n"]
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+            raise ValueError("a line of a request has a line break in it")
+        return [head, *(body or ())]
+
+    def _signed(self, method: bytes, target: bytes, fields: Sequence[Field]) -> list[Field]:
+        """All fields of a request but that with its length."""
+        named = [(b"Host", self._host), *fields]
+        if self._signer is not None:
+            digest = next((value for name, value in fields if name == b"Digest"), b"")
+            what = Signable(method, self._host.lower(), target, digest)
+            signature = self._signer.sign(what, self._now(), secrets.token_bytes(NONCE_BYTES))
+            named.append((b"Authorization", signature))
+        return named
 
     async def _in_time(
         self,

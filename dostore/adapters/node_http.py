@@ -10,7 +10,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 
 from twisted.internet.defer import DeferredLock
-from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from dostore.adapters.http_link import QUICK_TIMEOUT_S, HttpLink
@@ -44,7 +43,7 @@ from dostore.errors import (
     ShardMissing,
 )
 from dostore.http.body import AnswerBody, Broken
-from dostore.http.exchange import ANSWER_TIMEOUT_S, Answer, Answered, Field, Upload
+from dostore.http.exchange import ANSWER_TIMEOUT_S, Answer, Answered, Field, Fields, Upload
 from dostore.ports import IShardNode, IShardReader, IShardWriter
 
 Block = bytes | memoryview
@@ -138,7 +137,7 @@ class HttpNode:
             )
         return _HttpReader(self, info, whole)
 
-    def shard_info(self, headers: Headers, content_hash: ContentHash, index: int) -> ShardInfo:
+    def shard_info(self, headers: Fields, content_hash: ContentHash, index: int) -> ShardInfo:
         """What an answer says of the shard that was asked for.
 
         :raises BadShard: it is another shard, or impossible.
@@ -374,7 +373,7 @@ class _HttpReader:
             raise
         return answer.body
 
-    async def _refuse(self, status: int, headers: Headers, body: AnswerBody) -> None:
+    async def _refuse(self, status: int, headers: Fields, body: AnswerBody) -> None:
         """Raise for an answer that is no part of the shard."""
         error = self._node.error(Answer(status, headers, b""))
         if isinstance(error, ShardMissing):

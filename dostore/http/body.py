@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -176,29 +176,6 @@ class AnswerBody(Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.called:
             self._waiter.callback(None)
-
-
-@implementer(IBodyProducer)
-class WholeBody:
-    """A request's body that is there."""
-
-    def __init__(self, pieces: Sequence[Block]) -> None:
-        self._data = b"".join(pieces)
-        self.length = len(self._data)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """See IBodyProducer."""
-        consumer.write(self._data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """See IBodyProducer."""
-
-    def resumeProducing(self) -> None:
-        """See IBodyProducer."""
-
-    def stopProducing(self) -> None:
-        """See IBodyProducer."""
 
 
 @implementer(IBodyProducer)

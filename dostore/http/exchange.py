@@ -4,7 +4,7 @@ end here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -53,6 +53,27 @@ class NotConnected(NodeUnavailable):
     """No connection could be made."""
 
 
+class Fields:
+    """The header fields of an answer.
+
+    :param lines: of each field, by its name in lower case.
+    """
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, lines: Mapping[bytes, Sequence[bytes]]) -> None:
+        self._lines = lines
+
+    @classmethod
+    def of(cls, headers: Headers) -> Fields:
+        """Those that twisted.web has."""
+        return cls({name.lower(): lines for name, lines in headers.getAllRawHeaders()})
+
+    def getRawHeaders(self, name: bytes, default: Sequence[bytes] = ()) -> Sequence[bytes]:
+        """The lines of a field, by its name in lower case."""
+        return self._lines.get(name, default)
+
+
 @frozen(slots=True)
 class Answer:
     """An answer whose body is there.
@@ -61,7 +82,7 @@ class Answer:
     """
 
     status: int
-    headers: Headers = field(repr=False)
+    headers: Fields = field(repr=False)
     body: bytes = field(repr=False)
 
 
@@ -70,7 +91,7 @@ class Streamed:
     """An answer whose body is arriving; it must be read to its end or abandoned."""
 
     status: int
-    headers: Headers = field(repr=False)
+    headers: Fields = field(repr=False)
     length: int | None
     body: AnswerBody = field(repr=False)
 
@@ -193,7 +214,7 @@ class Upload:
         finally:
             arriving.abandon()
             self._end()
-        return Answer(response.code, response.headers, data)
+        return Answer(response.code, Fields.of(response.headers), data)
 
     def abandon(self) -> None:
         """Cut the connection, unless the answer was read. Idempotent."""

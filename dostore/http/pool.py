@@ -14,15 +14,13 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
-#: Time to connect, within a local network.
-CONNECT_TIMEOUT_S = 2.0
-
-#: Bytes of the header section of an answer.
-MAX_HEAD_BYTES = 16 * 1024
-
-#: Idle connections to one server. They are closed before that server closes them.
-IDLE_CONNECTIONS = 64
-_IDLE_S = 30.0
+from dostore.http.direct import (
+    CONNECT_TIMEOUT_S,
+    IDLE_S,
+    MAX_HEAD_BYTES,
+    DirectPool,
+)
+from dostore.http.direct import IDLE_CONNECTIONS as IDLE_CONNECTIONS
 
 
 class _Bounded(ProtocolWrapper):
@@ -108,18 +106,21 @@ class HttpPool:
 
     :ivar agent: makes requests over them.
     :ivar fresh: makes each request over a connection of its own.
+    :ivar direct: makes requests that need no more than it can, at less cost, over others.
     """
 
     def __init__(self, reactor: Any, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = IDLE_CONNECTIONS
-        self._pool.cachedConnectionTimeout = _IDLE_S  # type: ignore[assignment]
+        self._pool.cachedConnectionTimeout = IDLE_S  # type: ignore[assignment]
         # A request is signed anew for each try, so trying again is not the pool's affair.
         self._pool.retryAutomatically = False
         endpoints = _Endpoints(reactor, connect_timeout_s)
         self.agent: IAgent = Agent.usingEndpointFactory(reactor, endpoints, self._pool)
         self.fresh: IAgent = Agent.usingEndpointFactory(reactor, endpoints, None)
+        self.direct = DirectPool(reactor, connect_timeout_s)
 
     async def close(self) -> None:
         """Close the connections that are idle."""
+        await self.direct.close()
         await self._pool.closeCachedConnections()

@@ -21,8 +21,8 @@ from dostore.errors import (
     NoSpace,
     ShardMissing,
 )
+from dostore.http.direct import MAX_HEAD_BYTES
 from dostore.http.exchange import ANSWER_TIMEOUT_S
-from dostore.http.pool import MAX_HEAD_BYTES
 from tests.support.data_server import DataServerCase, the_reactor
 from tests.support.liar import Liar, answering, response
 from tests.support.processes import free_port

@@ -57,7 +57,7 @@ class SiteCase(DataServerCase):
 
     def field(self, answer: Answer, name: str) -> str | None:
         """The value of a field that is there once, or None."""
-        lines = answer.headers.getRawHeaders(name.encode(), [])
+        lines = answer.headers.getRawHeaders(name.lower().encode())
         self.assertLessEqual(len(lines), 1)
         return lines[0].decode() if lines else None
 
