@@ -22,6 +22,9 @@ from dostore.core.temp_state import Tail as Tail
 from dostore.core.temp_state import TempAbout as TempAbout
 from dostore.core.temp_state import TempState as TempState
 
+#: How long the slower nodes get when enough others have done their part.
+PUT_GRACE_S = 5.0
+
 #: A claim on a temporary shard lasts this long, unless it is renewed or released before.
 CLAIM_S = 10.0
 
@@ -317,7 +320,10 @@ class ICluster(Interface):
     """Who keeps shards."""
 
     def members() -> Sequence[Member]:
-        """Every node that is known, the ones that are away included, in a stable order."""
+        """Every node that is known, the ones that are away included, in a stable order.
+
+        As long as nothing has changed it may be, and mostly is, the very same object.
+        """
 
     def expected(content_hash: ContentHash, shards: int) -> Mapping[int, Sequence[str]]:
         """Where the shards 0 … ``shards - 1`` of a content should be: addresses by shard index.
@@ -334,6 +340,24 @@ class ICluster(Interface):
 
         :param everywhere: ask every live node; else only those that the content ranks first, where
             it is unless nodes came or went.
+        """
+
+    async def put(
+        content: Content,
+        placed: Mapping[int, str],
+        shards: Sequence[Sequence[bytes | memoryview]],
+        need: int,
+    ) -> Mapping[int, Exception | None]:
+        """Put whole small shards, each on a node, as IShardNode.put does.
+
+        As soon as ``need`` are there, or so many have failed that ``need`` no longer can be, the
+        others get PUT_GRACE_S more; those that are left then are given up, and may be there later
+        all the same. So they may when the caller is cancelled.
+
+        :param placed: the address of the node for each shard, by index.
+        :param shards: the blocks of each shard.
+        :returns: by index, None for a shard that is there, durably, else why it is not; nothing
+            for those that were given up.
         """
 
     def placed(content_hash: ContentHash, holders: Mapping[int, str]) -> None:

@@ -25,11 +25,12 @@ from dostore.core.messages import (
     locate_body,
     locate_body_of_go,
 )
+from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.placement import rank
 from dostore.errors import NodeUnavailable
 from dostore.fanout import gather_quorum, with_timeout
-from dostore.ports import ICluster, IShardNode, Member
+from dostore.ports import PUT_GRACE_S, ICluster, IShardNode, Member
 
 _log = Logger()
 
@@ -206,6 +207,27 @@ class AmqpCluster:
                 self._background.run("locate", self._look(content_hash, everywhere, shared))
         return await shared.result()
 
+    async def put(
+        self,
+        content: Content,
+        placed: Mapping[int, str],
+        shards: Sequence[Sequence[bytes | memoryview]],
+        need: int,
+    ) -> Mapping[int, Exception | None]:
+        """See ICluster."""
+        nodes = {member.address: member.node for member in self._membership.members()}
+        outcomes = await gather_quorum(
+            [
+                _put(nodes.get(address), address, content, index, shards[index])
+                for index, address in placed.items()
+            ],
+            need=need,
+            grace_s=PUT_GRACE_S,
+            clock=self._clock,
+        )
+        ended = zip(placed, outcomes, strict=True)
+        return {index: outcome.error for index, outcome in ended if outcome is not None}
+
     def placed(self, content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """See ICluster."""
         self._remember(content_hash, {index: (where,) for index, where in holders.items()})
@@ -380,3 +402,15 @@ class AmqpCluster:
         }
         if len(self._places) > MAX_REMEMBERED:
             del self._places[next(iter(self._places))]
+
+
+async def _put(
+    node: IShardNode | None,
+    address: str,
+    content: Content,
+    index: int,
+    blocks: Sequence[bytes | memoryview],
+) -> None:
+    if node is None:
+        raise NodeUnavailable(f"There is no data server {address} any more.")
+    await node.put(content, index, blocks)

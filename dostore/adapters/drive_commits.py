@@ -99,7 +99,16 @@ class Commits:
 
     def begin(self, commit: Commit) -> None:
         """Take a shard into ``objects/`` in the next round of syncs."""
+        self.add(commit)
+        self.start()
+
+    def add(self, commit: Commit) -> bool:
+        """The same, but :meth:`start` must follow; whether it is the first that waits for that."""
         self._queue.append(commit)
+        return not self._running and len(self._queue) == 1
+
+    def start(self) -> None:
+        """Begin a round, unless one is under way."""
         if not self._running:
             self._running = True
             self._next()

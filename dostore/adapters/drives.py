@@ -15,10 +15,12 @@ from zope.interface import implementer
 
 from dostore.adapters import drive_marker
 from dostore.adapters.drive_marker import BadMarker, Found, Marker
+from dostore.adapters.drive_puts import Puts
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import FULL, DriveNode, DriveState
 from dostore.background import Background
+from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError, DostoreError, NodeUnavailable
@@ -99,6 +101,8 @@ class DriveSet:
         data server's, which keeps shards of every scheme.
     :param make_workers: threads by name and number.
     :param address: what the drive of a number is called.
+    :param soon: calls at the end of the reactor's turn, so that what comes together is written
+        together.
     :param now: the time of day in seconds since the epoch, for the age of garbage and of what was
         abandoned.
     """
@@ -114,6 +118,7 @@ class DriveSet:
         now: Callable[[], float],
         sync: bool = True,
         address: Callable[[int], str] = "drive-{}".format,
+        soon: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> None:
         self._scheme = scheme
         self._address = address
@@ -121,7 +126,10 @@ class DriveSet:
         self._clock = clock
         self._now = now
         self._background = Background("dostore.drives")
+        self._puts = Puts(clock, soon)
         self._joined: list[Callable[[str], None]] = []
+        self._members: Sequence[Member] = ()
+        self._told: list[tuple[str, DriveState, bool, int | None]] | None = None
         self.store_id = ""
         self.temp_files_removed = 0
         self.drives = [
@@ -144,17 +152,24 @@ class DriveSet:
 
     def members(self) -> Sequence[Member]:
         """See ICluster."""
-        return [
-            Member(
-                drive.node.address,
-                drive.node,
-                drive.node.state is not DriveState.AWAY,
-                drive.node.state is DriveState.LIVE,
-                full=drive.node.full,
-                free_bytes=drive.free_bytes,
-            )
+        told = [
+            (drive.node.address, drive.node.state, drive.node.full, drive.free_bytes)
             for drive in self.drives
         ]
+        if told != self._told:
+            self._told = told
+            self._members = [
+                Member(
+                    address,
+                    drive.node,
+                    state is not DriveState.AWAY,
+                    state is DriveState.LIVE,
+                    full=full,
+                    free_bytes=free_bytes,
+                )
+                for drive, (address, state, full, free_bytes) in zip(self.drives, told, strict=True)
+            ]
+        return self._members
 
     def expected(self, content_hash: ContentHash, shards: int) -> Mapping[int, Sequence[str]]:
         """See ICluster. The drives' indexes are in memory, so it is what is there."""
@@ -185,6 +200,16 @@ class DriveSet:
     def watch(self, joined: Callable[[str], None]) -> None:
         """See ICluster."""
         self._joined.append(joined)
+
+    async def put(
+        self,
+        content: Content,
+        placed: Mapping[int, str],
+        shards: Sequence[Sequence[bytes | memoryview]],
+        need: int,
+    ) -> Mapping[int, Exception | None]:
+        """See ICluster."""
+        return await self._puts.put(content, placed, shards, need)
 
     # Starting
 
@@ -280,6 +305,7 @@ class DriveSet:
                 drive.number = position if position in free else free[0]
                 taken[drive.number] = drive.folder
             drive.node.address = self._address(drive.number)
+        self._puts.begin(drive.node for drive in self.drives)
 
     async def _open(self, drive: Drive, what: Marker | Found) -> None:
         try:
@@ -499,6 +525,8 @@ class DriveSet:
         for drive in self.drives:
             drive.node.stop()
             self._release(drive)
+        # Those who wait have been told.
+        self._puts.stop()
 
 
 def _reason(error: OSError | BadMarker) -> str:

@@ -202,6 +202,19 @@ class DriveNode:
         self.require(DriveState.LIVE)
         await self.commit(content, index, blocks, None)
 
+    def begin_put(self, commit: Commit) -> bool:
+        """Take a whole small shard; :meth:`start_puts` must follow. Whether it is the first that
+        waits for that.
+
+        :raises NodeUnavailable: the drive takes none.
+        """
+        self.require(DriveState.LIVE)
+        return self._commits.add(commit)
+
+    def start_puts(self) -> None:
+        """Begin a round of commits, unless one is under way."""
+        self._commits.start()
+
     async def commit(
         self, content: Content, index: int, blocks: Sequence[Block], temp: TempShard | None
     ) -> None:

@@ -77,6 +77,7 @@ class Embedded:
             clock=self._reactor,
             now=time.time,
             sync=config.shard_sync,
+            soon=partial(self._reactor.callLater, 0),
         )
         await drives.start()
         if drives.temp_files_removed:

@@ -22,6 +22,7 @@ from dostore.core.stripes import Block, StripeCoder
 from dostore.errors import DigestMismatch, DostoreError, NoSpace, QuorumNotMet
 from dostore.fanout import Outcome, gather, gather_quorum
 from dostore.ports import (
+    PUT_GRACE_S,
     IByteSource,
     ICluster,
     IMetadataStore,
@@ -43,7 +44,7 @@ BATCH_BYTES = 1 << 20
 INLINE_BYTES = 32 * 1024
 
 #: How long the slower nodes get when enough others have done their part.
-WRITE_GRACE_S = 5.0
+WRITE_GRACE_S = PUT_GRACE_S
 
 
 @frozen(slots=True)
@@ -240,14 +241,12 @@ class ContentWriter:
             placed |= {index: holders[0] for index, holders in held.items() if holders[0] in usable}
         else:
             placed = homes(content_hash, zones, usable, self._scheme.shards)
-        nodes = {index: members[address].node for index, address in placed.items()}
-        outcomes = await gather_quorum(
-            [node.put(content, index, shards[index]) for index, node in nodes.items()],
-            need=self._quorum,
-            grace_s=WRITE_GRACE_S,
-            clock=self._clock,
+        ended = await self._cluster.put(content, placed, shards, self._quorum)
+        self._judge(
+            content,
+            {index: members[address].node for index, address in placed.items()},
+            [Outcome(None, ended[index]) if index in ended else None for index in placed],
         )
-        self._judge(content, nodes, outcomes)
         return content
 
     async def _hash(self, data: bytes) -> ContentHash:

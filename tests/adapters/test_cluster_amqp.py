@@ -29,10 +29,11 @@ from dostore.core.messages import (
 from dostore.core.names import ContentHash
 from dostore.core.placement import rank
 from dostore.errors import NodeUnavailable
-from dostore.ports import ICluster
+from dostore.ports import PUT_GRACE_S, ICluster
 from tests.support.bus import MemoryBroker, MemoryBus
 from tests.support.cases import SyncTestCase
 from tests.support.nodes import KnowingNode
+from tests.support.shards import sample
 
 T = TypeVar("T")
 
@@ -562,6 +563,31 @@ class LocateTests(ClusterCase):
         self.end_now(self.cluster.stop)
         self.failureResultOf(found, NodeUnavailable)
         self.failureResultOf(self.locate(), NodeUnavailable)
+
+
+class PutTests(ClusterCase):
+    """Small shards on several data servers."""
+
+    def test_a_node_hangs(self) -> None:
+        """When enough shards are there, the others have the grace time and no more."""
+        self.start(*SIX)
+        what = sample(100)
+        self.node(SIX[4]).gate = Deferred()
+        put = Deferred.fromCoroutine(
+            self.cluster.put(what.content, dict(enumerate(SIX)), what.shards, 5)
+        )
+        self.clock.advance(PUT_GRACE_S - 0.1)
+        self.assertNoResult(put)
+        self.clock.advance(0.2)
+        self.assertEqual(self.successResultOf(put), dict.fromkeys((0, 1, 2, 3, 5)))
+
+    def test_no_such_node(self) -> None:
+        """A data server that is known no more is one that failed."""
+        self.start(*SIX[:5])
+        what = sample(100)
+        outcomes = self.end(self.cluster.put(what.content, dict(enumerate(SIX)), what.shards, 5))
+        self.assertIsInstance(outcomes[5], NodeUnavailable)
+        self.assertEqual(sum(error is None for error in outcomes.values()), 5)
 
 
 class GoTests(ClusterCase):

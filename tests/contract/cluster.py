@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from dostore.core.names import ContentHash
 from dostore.core.placement import rank
+from dostore.errors import NodeUnavailable
 from dostore.fanout import gather
 from dostore.ports import ICluster
 from tests.support.shards import Sample, sample
@@ -150,6 +151,59 @@ class ClusterContract(_Base):
             self.found(cluster.expected(what.content.hash, SHARDS)),
             {index: [address] for index, address in enumerate(addresses)},
         )
+
+    async def test_put(self) -> None:
+        """Whole shards are put each on its node, and are found there."""
+        cluster = await self.make_cluster()
+        what = sample(10_000)
+        placed = dict(enumerate(rank(what.content.hash, self.addresses(cluster))))
+        outcomes = await cluster.put(what.content, placed, what.shards, 5)
+        self.assertEqual(outcomes, dict.fromkeys(range(SHARDS)))
+        self.assertEqual(
+            self.found(await cluster.locate(what.content.hash)),
+            {index: [address] for index, address in placed.items()},
+        )
+
+    async def test_put_some(self) -> None:
+        """Some of the shards can be put alone, anywhere, and again where they are already."""
+        cluster = await self.make_cluster()
+        what = sample(10_000)
+        *_, last, first = self.addresses(cluster)
+        placed = {5: first, 2: last}
+        for _ in range(2):
+            outcomes = await cluster.put(what.content, placed, what.shards, 2)
+            self.assertEqual(outcomes, {5: None, 2: None})
+            held = await cluster.locate(what.content.hash)
+            self.assertEqual(self.found(held), {5: [first], 2: [last]})
+
+    async def test_put_without_nodes(self) -> None:
+        """Why a shard is not on a node that is away, or unknown, is told; others are put."""
+        cluster = await self.make_cluster()
+        what = sample(10_000)
+        placed = dict(enumerate(self.addresses(cluster)))
+        await self.take_away(cluster, placed[2])
+        placed[4] = "nobody:1"
+        for need in (4, 5):
+            outcomes = dict(await cluster.put(what.content, placed, what.shards, need))
+            for index in (2, 4):
+                self.assertIsInstance(outcomes.pop(index), NodeUnavailable)
+            self.assertEqual(outcomes, dict.fromkeys((0, 1, 3, 5)))
+        held = await cluster.locate(what.content.hash)
+        self.assertEqual(self.found(held), {index: [placed[index]] for index in (0, 1, 3, 5)})
+
+    async def test_many_puts(self) -> None:
+        """Puts at the same time, of the same and of others, are each done."""
+        cluster = await self.make_cluster()
+        samples = [sample(size) for size in (1, 5_000, 10_000, 20_000)] * 5
+        placed = dict(enumerate(self.addresses(cluster)))
+        outcomes = await gather(
+            [cluster.put(what.content, placed, what.shards, 5) for what in samples]
+        )
+        self.assertEqual(
+            [outcome.value for outcome in outcomes], [dict.fromkeys(range(SHARDS))] * 20
+        )
+        for what in samples[:4]:
+            self.assertEqual(set(await cluster.locate(what.content.hash)), set(range(SHARDS)))
 
     async def test_locate_without_a_node(self) -> None:
         """Who is away is not among the holders, and holds up nobody for long."""

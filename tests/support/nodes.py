@@ -17,11 +17,11 @@ from dostore.ports import IShardNode
 
 @implementer(IShardNode)
 class KnowingNode:
-    """Answers ``holds``, or fails it, or lets it wait; takes and gives no shard.
+    """Answers ``holds``, and takes small shards, or fails both, or lets both wait; gives none.
 
     :ivar shards: the indexes by content.
     :ivar down: it cannot be reached.
-    :ivar gate: what an answer waits for.
+    :ivar gate: what an answer, or the taking of a shard, waits for.
     :ivar asked: how often it was asked.
     """
 
@@ -54,9 +54,13 @@ class KnowingNode:
         """Not here."""
         self._not_here()
 
-    async def put(self, content: Content, index: int, blocks: Sequence[object]) -> NoReturn:
-        """Not here."""
-        self._not_here()
+    async def put(self, content: Content, index: int, blocks: Sequence[object]) -> None:
+        """See IShardNode."""
+        if self.gate is not None:
+            await self.gate
+        if self.down:
+            raise NodeUnavailable(f"{self.address} is down.")
+        self.shards.setdefault(content.hash, set()).add(index)
 
     async def open(self, content_hash: ContentHash, index: int) -> NoReturn:
         """Not here."""

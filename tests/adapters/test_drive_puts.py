@@ -1,0 +1,259 @@
+"""dostore.adapters.drive_puts: small contents on six drives, with threads and a clock by hand."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from dostore.adapters.drives import DriveSet
+from dostore.errors import NodeUnavailable, NoSpace
+from dostore.ports import PUT_GRACE_S
+from tests.support.cases import SyncTestCase
+from tests.support.faults import FaultyFiles
+from tests.support.shards import SCHEME, Sample, sample
+from tests.support.stepped import SteppedWorkers
+from tests.support.workers import InlineWorkers
+
+Outcomes = Mapping[int, Exception | None]
+
+SHARDS = range(6)
+
+
+class DrivePutsTests(SyncTestCase):
+    """Puts on six drives, each with a thread by hand."""
+
+    def setUp(self) -> None:
+        """Six folders, whose drives do nothing until they are told to."""
+        super().setUp()
+        self.clock = Clock()
+        self.files = FaultyFiles(durable=False)
+        self.soon: list[Callable[[], None]] = []
+        self.workers: dict[str, SteppedWorkers] = {}
+        root = os.path.abspath(self.mktemp())
+        os.mkdir(root)
+        self.drives = DriveSet(
+            [os.path.join(root, str(number)) for number in range(1, 7)],
+            SCHEME,
+            files=self.files,
+            make_workers=self.make_workers,
+            clock=self.clock,
+            now=self.clock.seconds,
+            soon=self.soon.append,
+        )
+        self.successResultOf(Deferred.fromCoroutine(self.drives.start()))
+        self.addCleanup(self.stop)
+        self.placed = {index: member.address for index, member in enumerate(self.drives.members())}
+        for workers in self.workers.values():
+            workers.stalled = True
+
+    def make_workers(self, name: str, size: int) -> SteppedWorkers | InlineWorkers:
+        """Threads by hand for what is done with shards."""
+        if not name.startswith("drive-"):
+            return InlineWorkers()
+        self.workers[name] = SteppedWorkers()
+        return self.workers[name]
+
+    def stop(self) -> None:
+        """Stop the drives, whatever hangs in them, and leave no timer behind."""
+        for workers in self.workers.values():
+            workers.recover()
+        stopping = Deferred.fromCoroutine(self.drives.stop())
+        self.clock.advance(0)
+        self.successResultOf(stopping)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def put(self, what: Sample, need: int = 5) -> Deferred[Outcomes]:
+        """Begin to put a content."""
+        return Deferred.fromCoroutine(self.drives.put(what.content, self.placed, what.shards, need))
+
+    def end_turn(self) -> None:
+        """The reactor's turn ends."""
+        calls = self.soon[:]
+        self.soon.clear()
+        for call in calls:
+            call()
+
+    def work(self, *indexes: int) -> None:
+        """Threads of drives do all that waits for them."""
+        for index in indexes:
+            self.workers[self.placed[index]].finish()
+
+    def outcome(self, put: Deferred[Outcomes]) -> Outcomes:
+        """How a put ended."""
+        return self.successResultOf(put)
+
+    def held(self, what: Sample) -> set[int]:
+        """The shards that are found."""
+        return set(self.drives.expected(what.content.hash, 6))
+
+    def test_waits_for_all(self) -> None:
+        """A put ends when the last shard is there, not when enough are."""
+        what = sample(10_000)
+        put = self.put(what)
+        self.end_turn()
+        self.work(0, 1, 2, 3, 5)
+        self.assertNoResult(put)
+        self.assertEqual(self.held(what), {0, 1, 2, 3, 5})
+        self.work(4)
+        self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
+        self.assertEqual(self.held(what), set(SHARDS))
+
+    def test_one_round_for_all_that_come_together(self) -> None:
+        """Contents that come in one turn of the reactor are made durable by one sync a drive."""
+        puts = [self.put(sample(10_000, seed)) for seed in range(5)]
+        self.assertEqual([workers.backlog() for workers in self.workers.values()], [0] * 6)
+        self.end_turn()
+        self.files.calls.clear()
+        self.work(*SHARDS)
+        for put in puts:
+            self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
+        syncs = [path for call, path in self.files.calls if call == "sync" and "/log/" in path]
+        # The first time, making the log is one more.
+        self.assertEqual(len(syncs), 12)
+        again = [self.put(sample(10_000, seed)) for seed in range(5, 10)]
+        self.end_turn()
+        self.files.calls.clear()
+        self.work(*SHARDS)
+        for put in again:
+            self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
+        syncs = [path for call, path in self.files.calls if call == "sync" and "/log/" in path]
+        self.assertEqual(len(syncs), 6)
+
+    def test_those_who_come_meanwhile(self) -> None:
+        """Contents that come while drives sync are in the next round, without another turn."""
+        first = self.put(sample(10_000, 1))
+        self.end_turn()
+        second = self.put(sample(10_000, 2))
+        self.assertEqual(self.soon, [])
+        self.work(*SHARDS)
+        for put in (first, second):
+            self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
+
+    def test_one_drive_hangs(self) -> None:
+        """When enough shards are there, the others have the grace time and no more."""
+        what = sample(10_000)
+        put = self.put(what)
+        self.end_turn()
+        self.clock.advance(60)
+        self.work(0, 1, 2, 3, 4)
+        self.clock.advance(PUT_GRACE_S - 0.1)
+        self.assertNoResult(put)
+        self.clock.advance(0.2)
+        self.assertEqual(self.outcome(put), dict.fromkeys(range(5)))
+        # It is there all the same when the drive goes on.
+        self.work(5)
+        self.assertEqual(self.held(what), set(SHARDS))
+
+    def test_each_has_its_own_grace(self) -> None:
+        """Of several that wait for a drive, each is given up in its own time."""
+        first = self.put(sample(10_000, 1))
+        self.end_turn()
+        self.work(*range(5))
+        self.clock.advance(PUT_GRACE_S / 2)
+        second = self.put(sample(10_000, 2))
+        self.end_turn()
+        self.work(*range(5))
+        self.clock.advance(PUT_GRACE_S / 2)
+        self.assertEqual(self.outcome(first), dict.fromkeys(range(5)))
+        self.assertNoResult(second)
+        self.clock.advance(PUT_GRACE_S / 2)
+        self.assertEqual(self.outcome(second), dict.fromkeys(range(5)))
+
+    def test_given_up_before_it_began(self) -> None:
+        """A shard that waits behind a drive that hangs is not written when nobody waits for it."""
+        first = self.put(sample(10_000, 1))
+        self.end_turn()
+        what = sample(10_000, 2)
+        second = self.put(what)
+        self.work(*range(5))
+        self.clock.advance(PUT_GRACE_S)
+        for put in (first, second):
+            self.assertEqual(self.outcome(put), dict.fromkeys(range(5)))
+        self.work(5)
+        self.assertEqual(self.held(what), set(range(5)))
+
+    def test_too_few(self) -> None:
+        """When too many drives fail, those that are left have the grace time."""
+        for index in (0, 1):
+            folder = self.drives.drives[index].folder
+            self.files.fail(folder, errno.EIO, operations={"sync"})
+        put = self.put(sample(10_000))
+        self.end_turn()
+        self.work(0, 1, 2)
+        self.assertNoResult(put)
+        self.clock.advance(PUT_GRACE_S)
+        outcomes = dict(self.outcome(put))
+        for index in (0, 1):
+            self.assertIsInstance(outcomes.pop(index), NodeUnavailable)
+        self.assertEqual(outcomes, {2: None})
+
+    def test_no_room(self) -> None:
+        """That a drive is full is told as such, and the next put does not ask it."""
+        fault = self.files.fail(
+            self.drives.drives[3].folder, errno.ENOSPC, operations={"write", "create"}
+        )
+        put = self.put(sample(10_000, 1))
+        self.end_turn()
+        self.work(*SHARDS)
+        outcomes = dict(self.outcome(put))
+        self.assertIsInstance(outcomes.pop(3), NoSpace)
+        self.assertEqual(outcomes, dict.fromkeys((0, 1, 2, 4, 5)))
+        met = fault.met
+        second = self.put(sample(10_000, 2))
+        self.end_turn()
+        self.work(*SHARDS)
+        self.assertIsInstance(self.outcome(second)[3], NodeUnavailable)
+        self.assertEqual(fault.met, met)
+
+    def test_a_drive_goes_away(self) -> None:
+        """Who waits for a drive that is found to be away is told at once."""
+        put = self.put(sample(10_000))
+        self.end_turn()
+        self.work(*range(5))
+        self.drives.drives[5].node.stop()
+        outcomes = dict(self.outcome(put))
+        self.assertIsInstance(outcomes.pop(5), NodeUnavailable)
+        self.assertEqual(outcomes, dict.fromkeys(range(5)))
+
+    def test_cancelled(self) -> None:
+        """Who is cancelled waits no longer, and what was not begun is not written."""
+        first = self.put(sample(10_000, 1))
+        self.end_turn()
+        what = sample(10_000, 2)
+        second = self.put(what)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.work(*SHARDS)
+        self.assertEqual(self.outcome(first), dict.fromkeys(SHARDS))
+        self.assertEqual(self.held(what), set())
+
+    def test_cancelled_in_its_grace(self) -> None:
+        """One that is cancelled while it waits for the last shard leaves the others' time alone."""
+        first = self.put(sample(10_000, 1))
+        second = self.put(sample(10_000, 2))
+        self.end_turn()
+        self.work(*range(5))
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.clock.advance(PUT_GRACE_S)
+        self.assertEqual(self.outcome(second), dict.fromkeys(range(5)))
+
+    def test_members_are_remembered(self) -> None:
+        """The members are the same object until something of them changes."""
+        members = self.drives.members()
+        self.assertIs(self.drives.members(), members)
+        changes: list[Callable[[], object]] = [
+            partial(setattr, self.drives.drives[0], "free_bytes", 1),
+            self.drives.drives[1].node.stop,
+        ]
+        for change in changes:
+            change()
+            changed = self.drives.members()
+            self.assertNotEqual(changed, members)
+            self.assertIs(self.drives.members(), changed)
+            members = changed
