@@ -48,6 +48,9 @@ _TAIL_BYTES = 24 * 1024
 #: A shard up to this size is read in full by a glance, when its file is not as it was left.
 GLANCED_BYTES = 64 << 20
 
+#: To read so many plain bytes of a compressed shard takes as long as to go to a thread and back.
+_INFLATED_AT_ONCE_BYTES = 32 * 1024
+
 #: So many bytes of it at a time.
 _GLANCE_STEP_BYTES = 1 << 20
 
@@ -86,10 +89,15 @@ class OpenShard:
         """An opening whose waiter gave up hands its file to nobody."""
         self.close()
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether reads touch no disk."""
-        return self._whole is not None
+    def is_quick(self, first: int, count: int) -> bool:
+        """Whether reading some blocks takes no wait and no long work: any thread may do it."""
+        if self._whole is None:
+            return False
+        if not self.footer.deflated:
+            return True
+        content = self.footer.info.content
+        plain = content.scheme.block_range_length(content.size, first, count)
+        return plain <= _INFLATED_AT_ONCE_BYTES
 
     def read(self, first: int, count: int) -> bytes:
         """The plain bytes of ``count`` blocks from ``first`` on.
@@ -97,12 +105,7 @@ class OpenShard:
         :raises BadShard: a block is not what was written.
         """
         if self._whole is not None:
-            if first + count > self.footer.last.count:
-                raise BadShard(f"The shard has no block {first + count - 1}.")
-            offset, length = self.footer.last.span(first, count)
-            data = self._whole[offset : offset + length]
-            self.footer.last.verify(first, count, data)
-            return data
+            return self._read(first, count)
         with self._lock:
             if self._closed:
                 raise NodeUnavailable("The shard was closed.")
@@ -122,7 +125,6 @@ class OpenShard:
             self._files.close(fd)
 
     def _read(self, first: int, count: int) -> bytes:
-        assert self._reads is not None, "an open shard has a file"
         pieces = []
         while count:
             page = self._page_of(first)
@@ -130,12 +132,16 @@ class OpenShard:
             if here <= 0:
                 raise BadShard(f"The shard has no block {first}.")
             offset, length = page.span(first, here)
-            data = self._reads.read(length, offset)
-            page.verify(first, here, data)
-            pieces.append(data)
+            pieces.append(page.plain(first, here, self._stored(length, offset)))
             first += here
             count -= here
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _stored(self, size: int, offset: int) -> bytes:
+        if self._whole is not None:
+            return self._whole[offset : offset + size]
+        assert self._reads is not None, "an open shard has a file"
+        return self._reads.read(size, offset)
 
     def _page_of(self, block: int) -> Page:
         page = self._page
@@ -144,9 +150,8 @@ class OpenShard:
         number = block // PAGE_BLOCKS
         if number >= self.footer.pages:
             return self.footer.last
-        assert self._reads is not None, "an open shard has a file"
         offset, length = self.footer.page_span(number)
-        page = self.footer.page(number, self._reads.read(length, offset))
+        page = self.footer.page(number, self._stored(length, offset))
         self._page = page
         return page
 
@@ -201,6 +206,8 @@ class DriveStore:
 
     :param folder: the drive's folder, absolute.
     :param sync: whether shards are synced before they count as durable.
+    :param compression_level: to compress shards by; None: not to. Those that are there stay as they
+        are.
     :param now: the time of day in seconds since the epoch.
     """
 
@@ -210,12 +217,14 @@ class DriveStore:
         files: Files,
         *,
         sync: bool = True,
+        compression_level: int | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.folder = folder
         self.files = files
         self.journal = Journal(folder, files, now)
         self._sync = sync
+        self._compression_level = compression_level
         self._buffer = bytearray(WHOLE_FILE_BYTES + 1)
         self._known: dict[ShardName, tuple[int, int, int]] = {}
         self._known_lock = threading.Lock()
@@ -273,6 +282,10 @@ class DriveStore:
         """Whether a whole shard goes by way of the journal."""
         return self._sync and sum(map(len, blocks)) <= JOURNALED_BYTES
 
+    def builder(self, index: int, scheme: Scheme) -> ShardFileBuilder:
+        """What makes a shard's file."""
+        return ShardFileBuilder(index, scheme, self._compression_level)
+
     def build(
         self, content: Content, index: int, blocks: Sequence[Block]
     ) -> tuple[ShardName, bytes]:
@@ -280,7 +293,7 @@ class DriveStore:
 
         :raises ValueError: the blocks are not a shard of such a content.
         """
-        builder = ShardFileBuilder(index, content.scheme)
+        builder = self.builder(index, content.scheme)
         pieces = builder.add(blocks)
         footer, name = builder.finish(content)
         return name, b"".join([*pieces, footer])
@@ -288,7 +301,7 @@ class DriveStore:
     def begin(self, index: int, scheme: Scheme) -> TempShard:
         """A shard that will be written in ``temp/``. Touches no disk yet."""
         path = os.path.join(self.temp, uuid.uuid4().hex)
-        return TempShard(path, ShardFileBuilder(index, scheme), LargeWrites(self.files))
+        return TempShard(path, self.builder(index, scheme), LargeWrites(self.files))
 
     def append(self, temp: TempShard, blocks: Sequence[Block]) -> None:
         """Append blocks."""
@@ -473,7 +486,8 @@ class DriveStore:
             if self._known.get(name) == signature:
                 return True
             shard = self.open(name)
-            if shard.footer.info.content == content and signature[1] <= GLANCED_BYTES:
+            size = content.scheme.shard_size(content.size)
+            if shard.footer.info.content == content and size <= GLANCED_BYTES:
                 blocks = content.scheme.stripe_count(content.size)
                 step = max(1, _GLANCE_STEP_BYTES // content.scheme.block_size)
                 for first in range(0, blocks, step):

@@ -100,6 +100,7 @@ class DriveSet:
     :param scheme: how the contents of a store on this machine are cut; None: the one folder is a
         data server's, which keeps shards of every scheme.
     :param make_workers: threads by name and number.
+    :param compression_level: to compress shards by; None: not to.
     :param address: what the drive of a number is called.
     :param soon: calls at the end of the reactor's turn, so that what comes together is written
         together.
@@ -117,6 +118,7 @@ class DriveSet:
         clock: IReactorTime,
         now: Callable[[], float],
         sync: bool = True,
+        compression_level: int | None = None,
         address: Callable[[int], str] = "drive-{}".format,
         soon: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> None:
@@ -137,7 +139,9 @@ class DriveSet:
                 folder,
                 DriveNode(
                     address(position),
-                    DriveStore(folder, files, sync=sync, now=now),
+                    DriveStore(
+                        folder, files, sync=sync, compression_level=compression_level, now=now
+                    ),
                     make_workers(f"drive-{position}", 4),
                     self._trouble,
                     clock=clock,

@@ -439,7 +439,7 @@ class _LocalReader:
         """See IShardReader."""
         node = self._node
         try:
-            if self._shard.in_memory:
+            if self._shard.is_quick(first, count):
                 return self._shard.read(first, count)
             data: bytes = await node.call(self._shard.read, first, count)
             return data

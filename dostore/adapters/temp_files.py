@@ -99,6 +99,13 @@ def plain_lengths(about: TempAbout) -> Iterator[int]:
         yield scheme.block_length(rest)
 
 
+def _lengths(about: TempAbout, first: int, count: int) -> list[int]:
+    """Plain bytes of ``count`` whole blocks from block ``first`` on."""
+    if about.size is None:
+        return [about.scheme.block_size] * count
+    return about.scheme.block_lengths(about.size, first, count)
+
+
 def _to_bytes(about: TempAbout, boot: str) -> bytes:
     scheme = about.scheme
     fields: dict[str, object] = {
@@ -209,7 +216,7 @@ class TempFiles:
         return Upload(token, about, self._temp(token, about))
 
     def _temp(self, token: str, about: TempAbout) -> TempShard:
-        return TempShard(self._path(token), ShardFileBuilder(about.index, about.scheme))
+        return TempShard(self._path(token), self._store.builder(about.index, about.scheme))
 
     def touch(self, token: str) -> None:
         """Put off the sweep of a shard."""
@@ -421,12 +428,12 @@ class TempFiles:
         entries = self._pread(
             upload.token, INDEX, (first + count - start) * ENTRY_BYTES, start * ENTRY_BYTES
         )
-        page = page_of(start, builder.group_offset(group), entries)
+        lengths = _lengths(upload.about, start, first + count - start)
+        page = page_of(start, builder.group_offset(group), entries, lengths)
         where, length = page.span(first, count)
-        stored = self._pread(upload.token, "", length, where)
-        page.verify(first, count, stored)
+        plain = page.plain(first, count, self._pread(upload.token, "", length, where))
         begin = offset - first * block_size
-        return stored[begin : begin + size]
+        return plain[begin : begin + size]
 
     def _pread(self, token: str, suffix: str, size: int, offset: int) -> bytes:
         fd = self._files.open(self._path(token, suffix), os.O_RDONLY)

@@ -19,7 +19,7 @@ from dostore.app.config import (
     DEFAULT_UPLOAD_TTL_S,
     read_config,
 )
-from dostore.app.process import allow_open_files, described, stop_on_signals
+from dostore.app.process import COMPRESSION_PARAMETERS, allow_open_files, described, stop_on_signals
 from dostore.errors import ConfigError
 
 #: Name, short form, what it means.
@@ -73,6 +73,7 @@ _PARAMETERS = (
         "In a cluster, the index of Elasticsearch that keeps the names of objects. Stores that"
         f" share an Elasticsearch have one each. Default: {DEFAULT_INDEX}",
     ),
+    *COMPRESSION_PARAMETERS,
     ("access-log", None, "A file that gets a line for each request. Default: none"),
     (
         "body-timeout",

@@ -25,6 +25,7 @@ from dostore.app.settings import (
     address,
     path,
     read_bytes,
+    read_compression_level,
     read_secret,
     seconds,
     size,
@@ -81,6 +82,7 @@ class Config:
     :ivar write_quorum: how many shards must be durable before a write is acknowledged.
     :ivar require_digest: whether a PUT without ``Digest`` is refused.
     :ivar shard_sync: False leaves shards to the system's cache when a write is acknowledged.
+    :ivar compression_level: to compress shards by; None: not to.
     :ivar max_object_size: bytes.
     :ivar max_connections: clients connected at one time.
     :ivar access_log: the file for one line a request; None: no such log.
@@ -100,6 +102,7 @@ class Config:
     write_quorum: int
     require_digest: bool
     shard_sync: bool
+    compression_level: int | None
     max_object_size: int
     max_connections: int
     access_log: str | None
@@ -146,6 +149,7 @@ def read_config(
         ),
         require_digest=settings.flag("require-digest"),
         shard_sync=not settings.flag("no-shard-sync"),
+        compression_level=read_compression_level(settings),
         max_object_size=settings.read("max-object-size", DEFAULT_MAX_OBJECT_SIZE, size),
         max_connections=settings.read(
             "max-connections",
@@ -188,6 +192,11 @@ def _cluster(
         raise usage.UsageError(
             "--no-shard-sync is set, but in a cluster the data servers keep the shards. Give it to"
             " them, if you must."
+        )
+    if read_compression_level(settings) is not None:
+        raise usage.UsageError(
+            "--compression is set, but in a cluster the data servers keep the shards. Give it to"
+            " them."
         )
     try:
         rabbitmq = parse_broker_url(environ[BROKER_VARIABLE])

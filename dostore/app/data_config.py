@@ -23,6 +23,7 @@ from dostore.app.settings import (
     path,
     read_broker,
     read_bytes,
+    read_compression_level,
     read_secret,
     seconds,
     whole_number,
@@ -46,6 +47,7 @@ class DataConfig:
     :ivar zone: what this server shares with those that are likely to fail together with it.
     :ivar secret: what requests must be signed with; None: anybody may ask.
     :ivar shard_sync: False leaves shards to the system's cache when a write is acknowledged.
+    :ivar compression_level: to compress shards by; None: not to.
     :ivar max_connections: connected at one time.
     :ivar access_log: the file for one line a request; None: no such log.
     :ivar body_timeout_s: how long a client may be silent in the middle of a body.
@@ -60,6 +62,7 @@ class DataConfig:
     zone: str
     secret: bytes | None = field(repr=False)
     shard_sync: bool
+    compression_level: int | None
     max_connections: int
     access_log: str | None
     body_timeout_s: float
@@ -101,6 +104,7 @@ def read_data_config(
         zone=settings.read("zone", "", _zone),
         secret=read_secret(settings, environ, folder, read_file),
         shard_sync=not settings.flag("no-shard-sync"),
+        compression_level=read_compression_level(settings),
         max_connections=settings.read(
             "max-connections",
             str(max(MIN_DEFAULT_CONNECTIONS, min(connections, _MAX_DEFAULT_CONNECTIONS))),

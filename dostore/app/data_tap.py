@@ -16,7 +16,7 @@ from dostore.app.config import (
     DEFAULT_STORAGE_ROOT,
 )
 from dostore.app.data_config import read_data_config
-from dostore.app.process import allow_open_files, described, stop_on_signals
+from dostore.app.process import COMPRESSION_PARAMETERS, allow_open_files, described, stop_on_signals
 from dostore.errors import ConfigError
 
 #: Name, short form, what it means.
@@ -56,6 +56,7 @@ _PARAMETERS = (
         "How many connections there may be at one time. Default: what the limit of open files"
         " allows, at most 8192.",
     ),
+    *COMPRESSION_PARAMETERS,
     ("access-log", None, "A file that gets a line for each request. Default: none"),
     (
         "body-timeout",

@@ -85,6 +85,7 @@ class DataServer:
             clock=reactor,
             now=time.time,
             sync=config.shard_sync,
+            compression_level=config.compression_level,
             address=lambda _: config.address,
         )
         self._drive: Drive = self._drives.drives[0]

@@ -78,6 +78,7 @@ class Embedded:
             now=time.time,
             sync=config.shard_sync,
             soon=partial(self._reactor.callLater, 0),
+            compression_level=config.compression_level,
         )
         await drives.start()
         if drives.temp_files_removed:

@@ -11,9 +11,25 @@ from twisted.python import usage
 
 from dostore import __version__
 from dostore.app.settings import environment_variable
+from dostore.core.compression import DEFAULT_LEVEL, MAX_LEVEL, MIN_LEVEL
 
 #: As many open files as the default of --max-connections can make use of, with 4 + 2 shards.
 _WANTED_OPEN_FILES = 32768
+
+#: Name, short form, what it means: of both commands.
+COMPRESSION_PARAMETERS = (
+    (
+        "compression",
+        None,
+        "How shards are written: none or gzip. What is there stays readable and as it is, whatever"
+        " is given. What does not shrink is stored plain. Default: none",
+    ),
+    (
+        "compression-level",
+        None,
+        f"From {MIN_LEVEL}, fast, to {MAX_LEVEL}, thorough. Default: {DEFAULT_LEVEL}",
+    ),
+)
 
 
 class Options(usage.Options):

@@ -15,6 +15,7 @@ from typing import TypeVar
 from twisted.python import usage
 
 from dostore.core.broker_url import BrokerUrl, parse_broker_url
+from dostore.core.compression import DEFAULT_LEVEL, MAX_LEVEL, MIN_LEVEL
 from dostore.core.signing import MIN_SECRET_BYTES
 from dostore.errors import ConfigError
 
@@ -163,6 +164,24 @@ def size(text: str) -> int:
     if not 1 <= value < 1 << 63:
         raise ValueError("give bytes, or a number with K, M, G or T (of 1,024) after it")
     return value
+
+
+def read_compression_level(settings: Settings) -> int | None:
+    """The level to compress shards by; None: they are stored as they are.
+
+    :raises usage.UsageError: the kind or the level is none.
+    """
+    level = settings.read(
+        "compression-level", str(DEFAULT_LEVEL), whole_number(MIN_LEVEL, MAX_LEVEL)
+    )
+    return level if settings.read("compression", "none", _is_gzip) else None
+
+
+def _is_gzip(text: str) -> bool:
+    kinds = {"none": False, "gzip": True}
+    if text not in kinds:
+        raise ValueError("give none or gzip")
+    return kinds[text]
 
 
 # What may hold a password: never repeated in an error.

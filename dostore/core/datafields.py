@@ -202,11 +202,7 @@ def parse_content_range(field: bytes | None) -> tuple[int, int, int] | None:
 
 def block_lengths(content: Content, first: int, count: int) -> list[int]:
     """Plain bytes of each of ``count`` blocks of a shard from block ``first`` on."""
-    scheme = content.scheme
-    return [
-        scheme.block_length(scheme.stripe_length(content.size, stripe))
-        for stripe in range(first, first + count)
-    ]
+    return content.scheme.block_lengths(content.size, first, count)
 
 
 def frame(data: Block, lengths: Sequence[int]) -> list[Block]:

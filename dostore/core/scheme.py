@@ -74,6 +74,14 @@ class Scheme:
             + max(0, count - 2) * self.block_size
         )
 
+    def block_lengths(self, size: int, first: int, count: int) -> list[int]:
+        """Plain bytes of each of ``count`` blocks of one shard from block ``first`` on."""
+        full = max(0, min(count, size // self.stripe_size - first))
+        return [self.block_size] * full + [
+            self.block_length(self.stripe_length(size, stripe))
+            for stripe in range(first + full, first + count)
+        ]
+
     def stripes_of_range(self, first_byte: int, last_byte: int) -> range:
         """The stripes that hold content bytes ``first_byte`` … ``last_byte``, both included."""
         return range(first_byte // self.stripe_size, last_byte // self.stripe_size + 1)

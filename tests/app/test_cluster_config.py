@@ -29,6 +29,7 @@ DATA = DataConfig(
     zone="",
     secret=None,
     shard_sync=True,
+    compression_level=None,
     max_connections=480,
     access_log=None,
     body_timeout_s=60.0,
@@ -107,13 +108,15 @@ class ApiServerTests(_Case):
             self.assertTrue(text.startswith(f"{there} is set, but {missing} is not."), text)
 
     def test_what_only_data_servers_have(self) -> None:
-        """Drives, and how their shards are synced, are not an API server's affair here."""
+        """Drives, and how shards are synced and compressed, are no API server's affair here."""
         text = self.sentence(self.read_api, SERVERS, drives="/a,/b")
         self.assertTrue(text.startswith("--drives is set, but in a cluster"), text)
         text = self.sentence(self.read_api, SERVERS | {"DOSTORE_DRIVES": "/a"})
         self.assertTrue(text.startswith("DOSTORE_DRIVES is set, but in a cluster"), text)
         text = self.sentence(self.read_api, SERVERS, no_shard_sync=1)
         self.assertIn("data servers keep the shards", text)
+        text = self.sentence(self.read_api, SERVERS, compression="gzip")
+        self.assertTrue(text.startswith("--compression is set, but in a cluster"), text)
 
     def test_index(self) -> None:
         """The names are in the index that is told, by default the one of old."""
@@ -216,6 +219,8 @@ class DataServerTests(_Case):
             storage_root="disk",
             zone="rack-3",
             no_shard_sync=1,
+            compression="gzip",
+            compression_level="2",
             max_connections="9",
             access_log="log",
             body_timeout="2",
@@ -232,6 +237,7 @@ class DataServerTests(_Case):
                 zone="rack-3",
                 secret=None,
                 shard_sync=False,
+                compression_level=2,
                 max_connections=9,
                 access_log="/run/log",
                 body_timeout_s=2.0,
@@ -246,6 +252,7 @@ class DataServerTests(_Case):
                 "DOSTORE_ADVERTISE": "[2001:db8::1]:80",
                 "DOSTORE_ZONE": "a.b",
                 "DOSTORE_NO_SHARD_SYNC": "yes",
+                "DOSTORE_COMPRESSION": "gzip",
                 "DOSTORE_MAX_CONNECTIONS": "20",
                 "DOSTORE_ACCESS_LOG": "/log",
                 "DOSTORE_BODY_TIMEOUT": "5",
@@ -260,6 +267,7 @@ class DataServerTests(_Case):
                 address="[2001:db8::1]:80",
                 zone="a.b",
                 shard_sync=False,
+                compression_level=1,
                 max_connections=20,
                 access_log="/log",
                 body_timeout_s=5.0,

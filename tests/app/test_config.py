@@ -18,6 +18,7 @@ DEFAULT = Config(
     write_quorum=5,
     require_digest=False,
     shard_sync=True,
+    compression_level=None,
     max_object_size=5 << 40,
     max_connections=137,
     access_log=None,
@@ -61,6 +62,8 @@ class ReadConfigTests(SyncTestCase):
                 write_quorum="4",
                 require_digest=1,
                 no_shard_sync=1,
+                compression="gzip",
+                compression_level="0",
                 max_object_size="10M",
                 max_connections="7",
                 access_log="log/access",
@@ -78,6 +81,7 @@ class ReadConfigTests(SyncTestCase):
                 write_quorum=4,
                 require_digest=True,
                 shard_sync=False,
+                compression_level=0,
                 max_object_size=10 << 20,
                 max_connections=7,
                 access_log="/srv/log/access",
@@ -101,6 +105,8 @@ class ReadConfigTests(SyncTestCase):
                     "DOSTORE_WRITE_QUORUM": "3",
                     "DOSTORE_REQUIRE_DIGEST": "yes",
                     "DOSTORE_NO_SHARD_SYNC": "1",
+                    "DOSTORE_COMPRESSION": "gzip",
+                    "DOSTORE_COMPRESSION_LEVEL": "3",
                     "DOSTORE_MAX_OBJECT_SIZE": "3",
                     "DOSTORE_MAX_CONNECTIONS": "1000000",
                     "DOSTORE_ACCESS_LOG": "/var/log/dostore",
@@ -119,6 +125,7 @@ class ReadConfigTests(SyncTestCase):
                 write_quorum=3,
                 require_digest=True,
                 shard_sync=False,
+                compression_level=3,
                 max_object_size=3,
                 max_connections=1_000_000,
                 access_log="/var/log/dostore",
@@ -127,6 +134,23 @@ class ReadConfigTests(SyncTestCase):
                 upload_ttl_s=31_536_000,
                 instant_uploads=False,
             ),
+        )
+
+    def test_compression(self) -> None:
+        """It is off, also when only a level is told; switched on, it is fast."""
+        for options, level in (
+            ({"compression": "none", "compression_level": "2"}, None),
+            ({"compression_level": "2"}, None),
+            ({"compression": "gzip"}, 1),
+        ):
+            self.assertEqual(read(**options).compression_level, level)
+        self.assertEqual(
+            self.refused(compression="zstd"),
+            "--compression: 'zstd' cannot be used: give none or gzip.",
+        )
+        self.assertEqual(
+            self.refused({"DOSTORE_COMPRESSION_LEVEL": "9"}),
+            "DOSTORE_COMPRESSION_LEVEL: '9' cannot be used: give a whole number from 0 to 3.",
         )
 
     def test_an_option_counts_more_than_the_environment(self) -> None:

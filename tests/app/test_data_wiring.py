@@ -48,6 +48,7 @@ class DataServerPartsTests(AsyncTestCase):
             zone="rack-1",
             secret=secret,
             shard_sync=True,
+            compression_level=None,
             max_connections=10,
             access_log=None,
             body_timeout_s=60.0,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import zlib
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_shard(path: Path) -> ShardFile:
     fields = _TRAILER.unpack(data[-_TRAILER.size :])
     magic, major, _, k, m, index, compression, block_size = fields[:8]
     entry_count, reference_count, size, content, check = fields[8:]
-    _require(path, (magic, major, compression) == (b"DOSTSHRD", 1, 0), "its trailer")
+    _require(path, (magic, major) == (b"DOSTSHRD", 1) and compression < 2, "its trailer")
     start = (
         len(data) - _TRAILER.size - entry_count * _ENTRY.size - reference_count * _REFERENCE.size
     )
@@ -61,6 +62,11 @@ def read_shard(path: Path) -> ShardFile:
     def take(offset: int, entries: bytes) -> int:
         for length, wanted in _ENTRY.iter_unpack(entries):
             block = data[offset : offset + length]
+            stripe = min(k * block_size, size - len(blocks) * k * block_size)
+            if length < -(-stripe // k):
+                _require(path, compression == 1, f"the length of block {len(blocks)}")
+                block = zlib.decompress(block, wbits=-15)
+            _require(path, len(block) == -(-stripe // k), f"the size of block {len(blocks)}")
             _require(path, _check(block) == wanted, f"block {len(blocks)}")
             blocks.append(block)
             checks.append(wanted)
