@@ -70,6 +70,19 @@ class AnswerBody(Protocol):
             raise self._error or Broken("The answer is shorter than it said.")
         return self._take(size)
 
+    async def read_some(self, size: int) -> bytes:
+        """What has come and was not read, at most ``size`` bytes; waits until there is any. None at
+        the end. All that came before the connection broke is handed out before the error.
+
+        :raises Broken: the rest did not come.
+        :raises NodeUnavailable: nothing came for too long.
+        """
+        if not self._held and not self.finished:
+            await self._wait(1)
+        if not self._held and self._error is not None:
+            raise self._error
+        return self._take(min(size, self._held))
+
     async def read_all(self) -> bytes:
         """The whole body.
 
@@ -183,11 +196,11 @@ class StreamedBody:
     """A request's body that is written while it is sent.
 
     :param timeout_s: how long a writer waits until more is welcome.
+    :param length: bytes that will be written, if that is known.
     """
 
-    length = UNKNOWN_LENGTH
-
-    def __init__(self, clock: IReactorTime, timeout_s: float) -> None:
+    def __init__(self, clock: IReactorTime, timeout_s: float, length: int | None = None) -> None:
+        self.length = UNKNOWN_LENGTH if length is None else length
         self._clock = clock
         self._timeout_s = timeout_s
         self._consumer: IConsumer | None = None

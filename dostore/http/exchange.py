@@ -4,7 +4,7 @@ end here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -73,6 +73,14 @@ class Fields:
         """The lines of a field, by its name in lower case."""
         return self._lines.get(name, default)
 
+    def __contains__(self, name: bytes) -> bool:
+        """Whether there is such a field, by its name in lower case."""
+        return name in self._lines
+
+    def items(self) -> Iterable[tuple[bytes, Sequence[bytes]]]:
+        """Each field, with its lines."""
+        return self._lines.items()
+
 
 @frozen(slots=True)
 class Answer:
@@ -135,6 +143,7 @@ class Upload:
     """A request whose body is being written, and its answer.
 
     :param on_end: called once, when the connection is not used any more.
+    :param timeout_s: how long it may take the answer's body to go on.
     """
 
     def __init__(
@@ -142,8 +151,10 @@ class Upload:
         body: StreamedBody,
         responding: Deferred[IResponse],
         clock: IReactorTime,
-        on_end: Callable[[], None],
+        on_end: Callable[[], None] = lambda: None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
+        self._timeout_s = timeout_s
         self._body = body
         self._clock = clock
         self._on_end: Callable[[], None] | None = on_end
@@ -207,7 +218,7 @@ class Upload:
     async def _answer(self) -> Answer:
         response = self._outcome
         assert response is not None and not isinstance(response, Failure), "it has come"
-        arriving = AnswerBody(self._clock, ANSWER_TIMEOUT_S, length=None, limit=MAX_ERROR_BYTES)
+        arriving = AnswerBody(self._clock, self._timeout_s, length=None, limit=MAX_ERROR_BYTES)
         response.deliverBody(arriving)
         try:
             data = await arriving.read_all()
