@@ -113,7 +113,8 @@ class Attempts:
         tried_s = servers.clock.seconds() - self._since
         if tried_s + pause_s > servers.patience_s and self._failures >= len(servers):
             raise OutOfReach(self._summary(error, tried_s)) from error
-        self._tell(error.detail, pause_s)
+        if servers.patience_s > FIRST_PATIENCE_S:
+            self._tell(error.detail, pause_s)
         servers.leave(self.link)
         self.link = servers.current
         if pause_s:

@@ -114,7 +114,7 @@ class Link:
         What the upload's methods raise is told there.
         """
         body = StreamedBody(self._clock, SILENCE_S, length)
-        responding = Deferred.fromCoroutine(self._request(method, target, fields, None))
+        responding = Deferred.fromCoroutine(self._request(method, target, fields, body))
         return Upload(body, responding, self._clock, timeout_s=SILENCE_S)
 
     async def _begin(

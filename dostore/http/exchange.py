@@ -4,6 +4,7 @@ end here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from attrs import field, frozen
@@ -129,6 +130,8 @@ def _was_cancelled(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     innermost = _innermost(error)
+    if isinstance(innermost, ConnectError) and isinstance(innermost.osError, int):
+        return os.strerror(innermost.osError).lower()
     return str(innermost).rstrip(".") or type(innermost).__name__
 
 
