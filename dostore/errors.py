@@ -132,6 +132,12 @@ class Conflict(DostoreError):
     title = "Conflict"
 
 
+class AlreadyHeld(Conflict):
+    """A node has, or is getting, shards of a content that was taken for new; it has kept none."""
+
+    title = "Already held"
+
+
 class Busy(Conflict):
     """Another writer is at it, and will have done soon."""
 

@@ -258,9 +258,11 @@ class IShardNode(Interface):
         :raises NoSpace: the drive is full; nothing is left behind.
         """
 
-    async def open(content_hash: ContentHash, index: int) -> IShardReader:
+    async def open(content_hash: ContentHash, index: int, size: int | None = None) -> IShardReader:
         """Open a shard for reading.
 
+        :param size: plain bytes of the shard, when they are known: a large one may be asked for in
+            another way.
         :raises ShardMissing: the node does not hold it.
         :raises BadShard: it does, but its footer is damaged or another shard's. The node has put
         the

@@ -7,13 +7,15 @@ that it sends are verified here once more.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from twisted.internet.defer import DeferredLock
 from zope.interface import implementer
 
 from dostore.adapters.http_link import QUICK_TIMEOUT_S, HttpLink
+from dostore.adapters.node_batch import Lane
 from dostore.adapters.temp_http import HttpTemps
+from dostore.core.batch import GET, MAX_SHARD_BYTES, PUT, Question, Reply
 from dostore.core.datafields import (
     MAX_GLANCES,
     ShardDigest,
@@ -34,6 +36,7 @@ from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import CHECK_BYTES, ShardFileBuilder
 from dostore.errors import (
+    AlreadyHeld,
     BadShard,
     Conflict,
     DostoreError,
@@ -61,17 +64,30 @@ _MAX_INVENTORY_BYTES = 32 << 20
 #: second.
 _SYNC_BYTES_A_SECOND = 16 << 20
 
+#: Characters of what a server says of an error.
+_MAX_DETAIL = 300
+
 _FRAMED: Field = (b"X-Framed", b"1")
 
 
 @implementer(IShardNode)
 class HttpNode:
-    """A data server as a node."""
+    """A data server as a node.
 
-    def __init__(self, link: HttpLink) -> None:
+    :param soon: calls at the end of the reactor's turn, so that small shards that come together
+        travel together.
+    """
+
+    def __init__(
+        self,
+        link: HttpLink,
+        soon: Callable[[Callable[[], None]], object] = lambda call: call(),
+    ) -> None:
         self.address = link.address
         self.link = link
         self.temps = HttpTemps(self)
+        self._puts = Lane(link, self.error, soon)
+        self._gets = Lane(link, self.error, soon)
 
     # Writing
 
@@ -94,7 +110,14 @@ class HttpNode:
         builder = ShardFileBuilder(index, content.scheme)
         builder.add(blocks)
         _, name = builder.finish(content)
-        if content.scheme.shard_size(content.size) > MAX_PUT_BYTES:
+        size = content.scheme.shard_size(content.size)
+        if size <= MAX_SHARD_BYTES:
+            question = Question(PUT, content.hash, index, content, name.shard_hash)
+            reply = await self._puts.ask(question, blocks, size)
+            if reply.status != 200:
+                raise self._failure(reply)
+            return
+        if size > MAX_PUT_BYTES:
             await self._put_large(content, index, blocks)
             return
         fields = [
@@ -119,8 +142,12 @@ class HttpNode:
 
     # Reading
 
-    async def open(self, content_hash: ContentHash, index: int) -> IShardReader:
+    async def open(
+        self, content_hash: ContentHash, index: int, size: int | None = None
+    ) -> IShardReader:
         """See IShardNode."""
+        if size is None or size <= MAX_SHARD_BYTES:
+            return await self._open_small(content_hash, index, size or 0)
         fields = [_FRAMED, (b"X-Inline", b"%d" % INLINE_BYTES)]
         target = b"/objects/" + shard_path(content_hash, index)
         # Blocks may be small, and then there are many checks.
@@ -136,6 +163,26 @@ class HttpNode:
                 f" {framed_size(info.content)}."
             )
         return _HttpReader(self, info, whole)
+
+    async def _open_small(self, content_hash: ContentHash, index: int, size: int) -> IShardReader:
+        """Open one that may be so small that it comes with the answer."""
+        reply = await self._gets.ask(Question(GET, content_hash, index), (), size)
+        if reply.status != 200:
+            raise self._failure(reply)
+        content = reply.content
+        if content is None or tuple(reply.indexes) != (index,) or index >= content.scheme.shards:
+            raise BadShard(f"{self.address} sent another shard than {index} of {content_hash}.")
+        expected = framed_size(content)
+        told_only = not reply.data and content.scheme.shard_size(content.size) > 0
+        if not told_only and len(reply.data) != expected:
+            raise BadShard(
+                f"{self.address} sent {len(reply.data)} bytes of shard {index}, not {expected}."
+            )
+        return _HttpReader(self, ShardInfo(content, index), None if told_only else reply.data)
+
+    def _failure(self, reply: Reply) -> DostoreError:
+        """What a reply to an entry of a batch means that is no success."""
+        return self._refusal(reply.status, bytes(reply.data).decode("utf-8", "replace"))
 
     def shard_info(self, headers: Fields, content_hash: ContentHash, index: int) -> ShardInfo:
         """What an answer says of the shard that was asked for.
@@ -242,19 +289,25 @@ class HttpNode:
 
     def error(self, answer: Answer) -> DostoreError:
         """What an answer that is no success means."""
-        text = f"{self.address} answered {answer.status}{_detail(answer)}"
+        return self._refusal(answer.status, _detail(answer))
+
+    def _refusal(self, status: int, detail: str) -> DostoreError:
+        detail = detail[:_MAX_DETAIL]
+        said = f": {detail}" if detail and detail.isprintable() else "."
+        text = f"{self.address} answered {status}{said}"
         kinds: dict[int, type[DostoreError]] = {
             404: ShardMissing,
             409: Conflict,
             410: BadShard,
+            412: AlreadyHeld,
             507: NoSpace,
         }
-        if answer.status == 401:
+        if status == 401:
             text = (
                 f"{self.address} refuses the signature. All servers must have the same secret, and"
                 " clocks that agree to half a minute."
             )
-        return kinds.get(answer.status, NodeUnavailable)(text)
+        return kinds.get(status, NodeUnavailable)(text)
 
     def nonsense(self, what: str) -> NodeUnavailable:
         """The server's answer is none that a data server gives."""
@@ -266,13 +319,12 @@ def _of(kind: bytes, content_hash: ContentHash) -> bytes:
 
 
 def _detail(answer: Answer) -> str:
-    """What the server says of its error, as far as it can be shown."""
+    """What the server says of its error."""
     try:
         detail = json.loads(answer.body)["detail"]
     except (ValueError, KeyError, TypeError):
-        return "."
-    text = detail[:300] if isinstance(detail, str) else ""
-    return f": {text}" if text.isprintable() and text else "."
+        return ""
+    return detail if isinstance(detail, str) else ""
 
 
 def framed_size(content: Content) -> int:
@@ -292,7 +344,7 @@ class _HttpReader:
     :param whole: all of the shard, with checks, when it came with the answer.
     """
 
-    def __init__(self, node: HttpNode, info: ShardInfo, whole: bytes | None) -> None:
+    def __init__(self, node: HttpNode, info: ShardInfo, whole: Block | None) -> None:
         self.info = info
         self._node = node
         self._whole = whole

@@ -253,7 +253,9 @@ class DriveNode:
 
     # Reading.
 
-    async def open(self, content_hash: ContentHash, index: int) -> IShardReader:
+    async def open(
+        self, content_hash: ContentHash, index: int, size: int | None = None
+    ) -> IShardReader:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
         name = self._index.get(content_hash, index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from twisted.internet.endpoints import HostnameEndpoint
@@ -109,7 +110,7 @@ class Clustered:
             on_trouble=self._doubt,
             on_refused=self._suspect,
         )
-        return HttpNode(link)
+        return HttpNode(link, partial(self._reactor.callLater, 0))
 
     def _doubt(self, address: str) -> None:
         if self._cluster is not None:

@@ -60,6 +60,7 @@ class ShardSet:
         self._workers = workers
         self._clock = clock
         self._coder = StripeCoder(content.scheme)
+        self._shard_size = content.scheme.shard_size(content.size)
         self._held: Mapping[int, Sequence[str]] = {}
         self._members: dict[str, Member] = {}
         self._readers: dict[int, IShardReader] = {}
@@ -183,7 +184,7 @@ class ShardSet:
                 error = NodeUnavailable(f"{address} is away.")
                 continue
             try:
-                reader = await member.node.open(self.content.hash, index)
+                reader = await member.node.open(self.content.hash, index, self._shard_size)
             except DostoreError as failure:
                 error = failure
                 continue

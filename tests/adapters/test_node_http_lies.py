@@ -6,14 +6,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from dostore.adapters import http_link
 from dostore.adapters.http_link import MAX_REQUESTS, QUICK_TIMEOUT_S
 from dostore.adapters.node_http import HttpNode, framed_size
+from dostore.core.batch import MAX_ANSWER_BYTES, MAX_SHARD_BYTES, Reply, format_replies
 from dostore.core.datafields import block_lengths, frame
+from dostore.core.scheme import Scheme
 from dostore.errors import (
+    AlreadyHeld,
     BadShard,
     Conflict,
     DostoreError,
@@ -30,6 +34,9 @@ from tests.support.shards import SCHEME, Sample, sample
 
 WHAT = sample(10 * SCHEME.stripe_size + 5)
 LARGE = sample(300 * SCHEME.stripe_size)
+
+#: A shard that is known to be so large is asked for by a request of its own.
+ALONE = MAX_SHARD_BYTES + 1
 
 
 def told(what: Sample, index: int = 1, **changes: str | None) -> dict[str, str]:
@@ -88,7 +95,7 @@ class OpenTests(LiarCase):
     async def test_the_truth(self) -> None:
         """To begin with, the test's own server is believed when it tells the truth."""
         node = self.lie(response(200, told(WHAT), framed(WHAT)))
-        reader = await node.open(WHAT.content.hash, 1)
+        reader = await node.open(WHAT.content.hash, 1, ALONE)
         self.assertEqual(reader.info.content, WHAT.content)
         self.assertEqual(await reader.read(2, 9), WHAT.plain(1)[2 * 4096 :])
         await reader.close()
@@ -114,33 +121,33 @@ class OpenTests(LiarCase):
             {"X_Scheme": None},
         ):
             node = self.lie(response(200, told(WHAT, **changes), framed(WHAT)))
-            await self.refuses(BadShard, node.open(WHAT.content.hash, 1))
+            await self.refuses(BadShard, node.open(WHAT.content.hash, 1, ALONE))
 
     async def test_fields_twice(self) -> None:
         """Two sizes are none."""
         answer = response(200, told(WHAT), framed(WHAT))
         node = self.lie(answer.replace(b"X-Shard", b"Size: 1\r\nX-Shard"))
-        await self.refuses(BadShard, node.open(WHAT.content.hash, 1))
+        await self.refuses(BadShard, node.open(WHAT.content.hash, 1, ALONE))
 
     async def test_another_size(self) -> None:
         """A size that its bytes do not bear out is never believed: no wrong length gets through."""
         for size in (0, 1, WHAT.content.size - 5, WHAT.content.size + 40_000, 2**62):
             node = self.lie(response(200, told(WHAT, Size=str(size)), framed(WHAT)))
-            await self.refuses(BadShard, node.open(WHAT.content.hash, 1))
+            await self.refuses(BadShard, node.open(WHAT.content.hash, 1, ALONE))
 
     async def test_short_and_long(self) -> None:
         """Fewer or more bytes than the shard has."""
         body = framed(WHAT)
         for data in (body[:-1], body + b"x", b""):
             node = self.lie(response(200, told(WHAT), data))
-            await self.refuses(BadShard, node.open(WHAT.content.hash, 1))
+            await self.refuses(BadShard, node.open(WHAT.content.hash, 1, ALONE))
 
     async def test_wrong_bytes(self) -> None:
         """A block that is not what its check says is not given to anybody; others are."""
         body = bytearray(framed(WHAT))
         body[3 * (4096 + 16) + 20] ^= 4
         node = self.lie(response(200, told(WHAT), bytes(body)))
-        reader = await node.open(WHAT.content.hash, 1)
+        reader = await node.open(WHAT.content.hash, 1, ALONE)
         await self.refuses(BadShard, reader.read(0, 5))
         self.assertEqual(await reader.read(4, 2), WHAT.plain(1)[4 * 4096 : 6 * 4096])
         await reader.close()
@@ -150,7 +157,7 @@ class OpenTests(LiarCase):
         answer = response(200, told(WHAT), framed(WHAT))
         for cut in (0, 5, 60, len(answer) - 1):
             node = self.lie(answer[:cut], close=True)
-            await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+            await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1, ALONE))
             self.assertIn(self.liar.address, self.troubles)
 
     async def test_html(self) -> None:
@@ -160,7 +167,7 @@ class OpenTests(LiarCase):
             node = self.lie(
                 response(status, {"Content-Type": "text/html", "Location": "http://x/"}, page)
             )
-            await self.refuses(DostoreError, node.open(WHAT.content.hash, 1))
+            await self.refuses(DostoreError, node.open(WHAT.content.hash, 1, ALONE))
             self.assertEqual(len(self.liar.heads), 1)
 
     async def test_garbage(self) -> None:
@@ -175,7 +182,7 @@ class OpenTests(LiarCase):
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
         ):
             node = self.lie(data, close=True)
-            await self.refuses(DostoreError, node.open(WHAT.content.hash, 1))
+            await self.refuses(DostoreError, node.open(WHAT.content.hash, 1, ALONE))
         self.flushLoggedErrors()
 
     async def test_endless_headers(self) -> None:
@@ -185,7 +192,7 @@ class OpenTests(LiarCase):
             transport.write(b"HTTP/1.1 200 OK\r\n" + b"X-Field: value\r\n" * MAX_HEAD_BYTES)
 
         node = self.lie(answer)
-        await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+        await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1, ALONE))
 
     async def test_endless_continuing(self) -> None:
         """Nobody asked to be told to go on."""
@@ -194,7 +201,7 @@ class OpenTests(LiarCase):
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
 
         node = self.lie(answer)
-        await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+        await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1, ALONE))
 
     async def test_an_endless_body(self) -> None:
         """An answer that is longer than any can be is cut off."""
@@ -205,7 +212,7 @@ class OpenTests(LiarCase):
                 transport.write(b"".join((head[0], head[2])) + bytes(4 << 20))
 
             node = self.lie(answer)
-            await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+            await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1, ALONE))
             await self.liar.all_gone()
 
     async def test_statuses(self) -> None:
@@ -224,7 +231,7 @@ class OpenTests(LiarCase):
         ):
             body = b"" if status == 204 else problem
             node = self.lie(response(status, {}, body))
-            error = await self.refuses(kind, node.open(WHAT.content.hash, 1))
+            error = await self.refuses(kind, node.open(WHAT.content.hash, 1, ALONE))
             self.assertIn(self.liar.address, error.detail)
             if status not in (204, 401):
                 self.assertIn("There is a reason.", error.detail)
@@ -240,7 +247,7 @@ class OpenTests(LiarCase):
             b'{"detail": "' + b"x" * 3000 + b'"}',
         ):
             node = self.lie(response(503, {}, body))
-            error = await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+            error = await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1, ALONE))
             self.assertTrue(error.detail.isprintable())
             self.assertLess(len(error.detail), 400)
 
@@ -292,7 +299,7 @@ class SilenceTests(LiarCase):
     async def test_a_body_that_does_not_come(self) -> None:
         """The head alone is no answer."""
         node = self.lie(response(200, told(WHAT), b"abc", length=framed_size(WHAT.content)))
-        await self.give_up(node.open(WHAT.content.hash, 1), ANSWER_TIMEOUT_S)
+        await self.give_up(node.open(WHAT.content.hash, 1, ALONE), ANSWER_TIMEOUT_S)
 
     async def test_a_stream_that_stops(self) -> None:
         """Ten seconds without a byte; each byte gives it ten more."""
@@ -308,7 +315,7 @@ class SilenceTests(LiarCase):
             transport.write(response(206, fields, b"", length=framed_size(LARGE.content)))
 
         node = self.lie(answer)
-        reader = await node.open(LARGE.content.hash, 1)
+        reader = await node.open(LARGE.content.hash, 1, ALONE)
         reading: Deferred[Any] = Deferred.fromCoroutine(reader.read(0, 300))
         await self.turn(lambda: self.clock.getDelayedCalls() and sent)
         for _ in range(3):
@@ -399,7 +406,7 @@ class StreamTests(LiarCase):
         """Reads that follow each other come from one answer; one that jumps, from another."""
         node = self.serve_large(lambda first, last, truth: truth)
         plain = LARGE.plain(1)
-        reader = await node.open(LARGE.content.hash, 1)
+        reader = await node.open(LARGE.content.hash, 1, ALONE)
         for first in range(0, 300, 10):
             self.assertEqual(await reader.read(first, 10), plain[first * 4096 :][: 10 * 4096])
         self.assertEqual(len(self.liar.heads), 3)
@@ -431,14 +438,14 @@ class StreamTests(LiarCase):
             (lambda truth: truth.replace(b"Content-Length: 2", b"Content-Length: 3"), BadShard),
         ):
             node = self.serve_large(partial(self.twist, lie))
-            reader = await node.open(LARGE.content.hash, 1)
+            reader = await node.open(LARGE.content.hash, 1, ALONE)
             await self.refuses(kind, reader.read(0, 5))
             await reader.close()
 
     async def test_wrong_bytes(self) -> None:
         """A block that is not what its check says, in the middle of a stream."""
         node = self.serve_large(lambda first, last, truth: truth[:-1] + bytes([truth[-1] ^ 1]))
-        reader = await node.open(LARGE.content.hash, 1)
+        reader = await node.open(LARGE.content.hash, 1, ALONE)
         await self.refuses(BadShard, reader.read(0, 5))
         await reader.close()
 
@@ -463,7 +470,7 @@ class StreamTests(LiarCase):
                 transport.write(response(206, fields, body))
 
         node = self.lie(answer)
-        reader = await node.open(LARGE.content.hash, 1)
+        reader = await node.open(LARGE.content.hash, 1, ALONE)
         got = b"".join([await reader.read(first, 10) for first in range(0, 40, 10)])
         self.assertEqual(got, LARGE.plain(1)[: 40 * 4096])
         breaks[0], taken[0] = 1000, 1000
@@ -478,7 +485,7 @@ class StreamTests(LiarCase):
     async def test_a_reader_that_is_slow(self) -> None:
         """Of an answer that nobody reads, only so much is taken; the rest waits at the server."""
         node = self.serve_large(lambda first, last, truth: truth)
-        reader: Any = await node.open(LARGE.content.hash, 1)
+        reader: Any = await node.open(LARGE.content.hash, 1, ALONE)
         await reader.read(0, 5)
         await reader.read(5, 5)
         for _ in range(50):
@@ -509,7 +516,7 @@ class StreamTests(LiarCase):
                 transport.write(whole)
 
         node = self.lie(answer)
-        reader = await node.open(LARGE.content.hash, 1)
+        reader = await node.open(LARGE.content.hash, 1, ALONE)
         await reader.read(0, 10)
         reading: Deferred[bytes] = Deferred.fromCoroutine(reader.read(10, 100))
         await self.turn(lambda: gate)
@@ -655,7 +662,131 @@ class WriteTests(LiarCase):
         """What a put may be answered."""
         for status, kind in ((204, NodeUnavailable), (409, Conflict), (507, NoSpace)):
             node = self.lie(response(status))
-            await self.refuses(kind, node.put(WHAT.content, 1, WHAT.shards[1]))
+            await self.refuses(kind, node.put(LARGE.content, 1, LARGE.shards[1]))
+
+
+class BatchTests(LiarCase):
+    """Lies in answer to small shards that travel together."""
+
+    def reply(self, status: int = 200, **changes: Any) -> bytes:
+        """An answer to one entry."""
+        true = Reply(status, WHAT.content.hash, (1,), WHAT.content, framed(WHAT))
+        return response(200, {}, b"".join(format_replies([evolve(true, **changes)])))
+
+    async def test_the_truth(self) -> None:
+        """To begin with, the test's own server is believed when it tells the truth."""
+        node = self.lie(self.reply())
+        reader = await node.open(WHAT.content.hash, 1)
+        self.assertEqual(reader.info.content, WHAT.content)
+        self.assertEqual(await reader.read(2, 9), WHAT.plain(1)[2 * 4096 :])
+        await reader.close()
+        node = self.lie(self.reply(data=b""))
+        await node.put(WHAT.content, 1, WHAT.shards[1])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_lies_about_a_shard(self) -> None:
+        """Another shard, another size, other bytes, nothing about it: a bad shard."""
+        content = WHAT.content
+        for changes in (
+            {"indexes": (2,)},
+            {"indexes": ()},
+            {"indexes": (1, 2)},
+            {"content": None},
+            {"content": evolve(content, scheme=Scheme(1, 0, 4096))},
+            {"content": evolve(content, scheme=Scheme(5, 1, 4096))},
+            {"content": evolve(content, size=content.size + 40_000)},
+            {"content": evolve(content, size=0)},
+            {"data": framed(WHAT)[:-1]},
+            {"data": framed(WHAT) + b"x"},
+        ):
+            node = self.lie(self.reply(**changes))
+            await self.refuses(BadShard, node.open(content.hash, 1))
+
+    async def test_wrong_bytes(self) -> None:
+        """A block that is not what its check says is given to nobody."""
+        data = framed(WHAT)
+        node = self.lie(self.reply(data=data[:-1] + bytes([data[-1] ^ 1])))
+        reader = await node.open(WHAT.content.hash, 1)
+        await self.refuses(BadShard, reader.read(10, 1))
+        self.assertEqual(await reader.read(0, 1), WHAT.plain(1)[:4096])
+        await reader.close()
+
+    async def test_a_large_one(self) -> None:
+        """One that is only told of is read like any large one: what was told is compared."""
+        node = self.lie(self.reply(data=b""))
+        reader = await node.open(WHAT.content.hash, 1)
+        await self.refuses(NodeUnavailable, reader.read(0, 1))
+        await reader.close()
+        self.assertTrue(self.liar.heads[-1].startswith(b"GET /objects/"))
+
+    async def test_no_answers(self) -> None:
+        """What is no answer to a batch, or to another."""
+        other = Reply(200, LARGE.content.hash, (1,), LARGE.content)
+        for body in (
+            b"",
+            b"<html>",
+            b"".join(format_replies([])),
+            b"".join(format_replies([other])),
+            b"".join(format_replies([other, other])),
+            bytes(MAX_ANSWER_BYTES),
+        ):
+            node = self.lie(response(200, {}, body))
+            await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+            await self.refuses(NodeUnavailable, node.put(WHAT.content, 1, WHAT.shards[1]))
+        node = self.lie(response(200, {}, b"", length=MAX_ANSWER_BYTES + 1))
+        await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+
+    async def test_statuses(self) -> None:
+        """What each status means, of the batch and of an entry, and what is told of it."""
+        for status, kind in (
+            (401, NodeUnavailable),
+            (404, ShardMissing),
+            (409, Conflict),
+            (410, BadShard),
+            (412, AlreadyHeld),
+            (500, NodeUnavailable),
+            (503, NodeUnavailable),
+            (507, NoSpace),
+            (204, NodeUnavailable),
+            (0, NodeUnavailable),
+        ):
+            for data in (b"There is a reason.", b"\x1b[31mred", b"\xff", b"x" * 1000):
+                node = self.lie(self.reply(status, data=data))
+                for call in (
+                    node.open(WHAT.content.hash, 1),
+                    node.put(WHAT.content, 1, WHAT.shards[1]),
+                ):
+                    error = await self.refuses(kind, call)
+                    self.assertIn(self.liar.address, error.detail)
+                    self.assertTrue(error.detail.isprintable())
+                    self.assertLess(len(error.detail), 400)
+                    if data.startswith(b"There") and status != 401:
+                        self.assertIn("There is a reason.", error.detail)
+            if status >= 400:
+                node = self.lie(response(status, {}, b'{"detail": "There is a reason."}'))
+                await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+
+    async def test_truncated(self) -> None:
+        """A connection that breaks in the middle of the answer: the node is out of reach."""
+        answer = self.reply()
+        for cut in (0, 5, 60, len(answer) - 1):
+            node = self.lie(answer[:cut], close=True)
+            await self.refuses(NodeUnavailable, node.open(WHAT.content.hash, 1))
+            self.assertIn(self.liar.address, self.troubles)
+
+    async def test_silence(self) -> None:
+        """Ten seconds for all that wait, however many and wherever; no connection is left."""
+        node = self.lie(lambda transport, head: None)
+        waiting = []
+        for _ in range(10):
+            waiting.append(Deferred.fromCoroutine(node.open(WHAT.content.hash, 1)))
+            self.clock.advance(0.001)
+        await self.turn(lambda: len(self.liar.heads) >= 2)
+        self.clock.advance(ANSWER_TIMEOUT_S)
+        for each in waiting:
+            self.failureResultOf(each, NodeUnavailable)
+        await self.liar.all_gone()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class QuestionTests(LiarCase):

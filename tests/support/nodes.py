@@ -62,7 +62,9 @@ class KnowingNode:
             raise NodeUnavailable(f"{self.address} is down.")
         self.shards.setdefault(content.hash, set()).add(index)
 
-    async def open(self, content_hash: ContentHash, index: int) -> NoReturn:
+    async def open(
+        self, content_hash: ContentHash, index: int, size: int | None = None
+    ) -> NoReturn:
         """Not here."""
         self._not_here()
 

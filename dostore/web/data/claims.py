@@ -31,6 +31,27 @@ class Claims:
         self._node = node
         self._claimed: dict[ContentHash, tuple[int, int]] = {}
 
+    def claimed(self, content_hash: ContentHash) -> int | None:
+        """Which shard of a content is being written, if one is."""
+        claimed = self._claimed.get(content_hash)
+        return None if claimed is None else claimed[0]
+
+    def enter(self, content_hash: ContentHash, index: int) -> None:
+        """Begin to write a shard; :meth:`leave` must follow.
+
+        :raises ShardConflict: another shard of the content is being written.
+        """
+        claimed, count = self._claimed.get(content_hash, (index, 0))
+        if claimed != index:
+            raise ShardConflict(claimed)
+        self._claimed[content_hash] = (index, count + 1)
+
+    def leave(self, content_hash: ContentHash) -> None:
+        """End what :meth:`enter` began."""
+        index, count = self._claimed.pop(content_hash)
+        if count > 1:
+            self._claimed[content_hash] = (index, count - 1)
+
     @asynccontextmanager
     async def claim(self, content_hash: ContentHash, index: int) -> AsyncIterator[None]:
         """Write a shard inside; several may write the same one.
@@ -38,17 +59,12 @@ class Claims:
         :raises ShardConflict: another shard of the content is here, and whole as far as can be
             told without reading all of it, or is being written.
         """
-        claimed, count = self._claimed.get(content_hash, (index, 0))
-        if claimed != index:
-            raise ShardConflict(claimed)
-        self._claimed[content_hash] = (index, count + 1)
+        self.enter(content_hash, index)
         try:
             await self.require_free(content_hash, index)
             yield
         finally:
-            _, count = self._claimed.pop(content_hash)
-            if count > 1:
-                self._claimed[content_hash] = (index, count - 1)
+            self.leave(content_hash)
 
     async def require_free(self, content_hash: ContentHash, index: int) -> None:
         """Refuse when there is another shard of the content.

@@ -40,7 +40,7 @@ MAX_PUT_BYTES = 8 << 20
 STEP_BYTES = 256 * 1024
 
 #: Up to this, a SHA-256 costs less than the hop to a thread.
-_INLINE_BYTES = 64 * 1024
+INLINE_BYTES = 64 * 1024
 
 _BYTES = (b"Content-Type", b"application/octet-stream")
 
@@ -143,10 +143,10 @@ class Shards:
                     raise IncompleteBody("The body is shorter than its length.")
                 view, step = memoryview(body), scheme.block_size
                 blocks = [view[at : at + step] for at in range(0, length, step)]
-                if length <= _INLINE_BYTES:
-                    _check_digest(digest, content, index, blocks)
+                if length <= INLINE_BYTES:
+                    check_digest(digest, content, index, blocks)
                 else:
-                    await self._workers.run(_check_digest, digest, content, index, blocks)
+                    await self._workers.run(check_digest, digest, content, index, blocks)
                 await self._node.put(content, index, blocks)
         except ShardConflict as error:
             answer_conflict(request, error)
@@ -181,7 +181,7 @@ def _describe(info: ShardInfo) -> list[Header]:
     ]
 
 
-def _check_digest(
+def check_digest(
     digest: ShardDigest, content: Content, index: int, blocks: Sequence[memoryview]
 ) -> None:
     """Compare a shard with what was promised of it. Blocks, when there is much."""

@@ -10,6 +10,7 @@ from dostore.core.signing import Verifier
 from dostore.ports import IShardNode, ITempShards, IWorkers
 from dostore.web.api.metrics import HttpMetrics
 from dostore.web.connections import Connections, HttpLimits
+from dostore.web.data.batch import Batch
 from dostore.web.data.claims import Claims
 from dostore.web.data.contents import Contents
 from dostore.web.data.guard import Guard
@@ -46,6 +47,7 @@ def build_factory(
     temps = Temp(node, temp, claims)
     router = Router(
         exact={
+            b"/batch": Batch(node, claims, workers).resource,
             b"/glance": contents.glance,
             b"/health/live": about.live,
             b"/health/ready": about.ready,
