@@ -16,7 +16,7 @@ DEEP := tests.contract tests.faults tests.system
 COVERAGE := $(BIN)/python -m coverage
 TRIAL := $(BIN)/python -m twisted.trial --temp-directory=.cache/trial
 
-.PHONY: help run demo cluster servers test test-unit lint types docs wheel bench clean
+.PHONY: help run demo cluster servers test test-unit lint types docs wheel bench bench-tables clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -69,8 +69,13 @@ wheel: $(READY) ## dist/dostore-*.whl
 	@rm -rf build
 	@ls dist
 
-bench: $(READY) ## speed, beside what the same machine does bare
-	@$(BIN)/python -m benchmarks
+bench: $(READY) ## speed, beside what the same machine does bare; "make bench BENCH='--only put-4k-16'" for a part
+	@requirements/get-rabbitmq
+	@requirements/get-elasticsearch
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+bench-tables: $(READY) ## the tables of README.rst and docs/performance.rst from what was measured last
+	@$(BIN)/python -m benchmarks.document .cache/benchmarks.json README.rst docs/performance.rst
 
 clean: ## all that was made, except STORAGE_ROOT and cluster-data
 	@rm -rf $(VENV) .cache build dist *.egg-info .hypothesis _trial_temp* twisted/plugins/dropin.cache

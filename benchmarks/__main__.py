@@ -8,75 +8,126 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from attrs import asdict
+from attrs import asdict, evolve
 
-from benchmarks.references import REFERENCES, Scale
-from benchmarks.report import Measured, as_json, table
-from benchmarks.rows import Bench, Row, rows
-
-FULL = Scale(large_mib=256, small_count=8000, synced_count=2000, names=20_000)
-QUICK = Scale(large_mib=64, small_count=2000, synced_count=400, names=2000)
+from benchmarks import machine, profiles, report
+from benchmarks.bench import Bench
+from benchmarks.chart import chart
+from benchmarks.child import ChildFailed
+from benchmarks.rows import FULL, QUICK, SHAPES, Row, Scale, rows
 
 JSON_PATH = Path(".cache/benchmarks.json")
 
 
-def main(arguments: list[str]) -> None:
-    """Run what was asked for and print it."""
+def main(arguments: Sequence[str]) -> int:
+    """Run what was asked for and print it; the exit status."""
     options = _options().parse_args(arguments)
     scale = QUICK if options.quick else FULL
-    runs = options.runs or (1 if options.quick else 3)
-    every = rows(scale)
-    chosen = {key: every[key] for key in options.rows or every}
-    folder = Path(tempfile.mkdtemp(prefix="dostore-bench-", dir=options.folder))
-    bench = Bench(folder, scale)
-    measured = {key: Measured(row.title, row.unit) for key, row in chosen.items()}
-    bare: dict[str, Measured] = {}
-    began = time.monotonic()
+    if options.seconds:
+        scale = evolve(scale, seconds=options.seconds)
+    chosen = _chosen(options, scale)
+    if options.list:
+        print("\n".join(f"{row.key:<28}  {row.title}" for row in chosen))
+        return 0
+    if not chosen:
+        print("no row is called that; --list tells all", file=sys.stderr)
+        return 2
     try:
-        for run in range(runs):
-            for key, row in chosen.items():
-                print(f"run {run + 1} of {runs}: {row.title}", file=sys.stderr)
-                _measure(bench, row, measured[key], bare, folder / "bare")
+        _run(options, scale, chosen)
+    except (ChildFailed, AssertionError) as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace, scale: Scale, chosen: Sequence[Row]) -> None:
+    parent = options.folder or Path(tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="dostore-bench-", dir=parent)).absolute()
+    # What takes minutes to make is kept only where the caller has said so.
+    kept = options.folder.absolute() / "prepared" if options.folder else folder / "prepared"
+    rounds = options.rounds or (1 if options.quick else 5)
+    began = time.monotonic()
+    bench = Bench(folder, kept, scale, _say)
+    try:
+        if options.profile:
+            profiles.run(bench, chosen, options.profile, options.profiler)
+            return
+        told = _measure(bench, chosen, rounds, folder)
     finally:
         bench.close()
         shutil.rmtree(folder, ignore_errors=True)
-    print(table(measured.values(), bare.values()))
-    print(f"\n{runs} runs in {time.monotonic() - began:.0f} s; medians, each beside its own run's.")
-    path: Path = options.json
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(as_json(measured, bare, asdict(scale)), indent=1))
+    print(report.table(told["rows"]))
+    print("\nThe machine by itself, content a second:")
+    print(report.machine(told["rates"]))
+    taken = time.monotonic() - began
+    print(f"\n{rounds} runs of {len(chosen)} rows in {taken:.0f} s; medians of all runs.")
+    told = _merged(options.json, told)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(told, indent=1))
+    options.chart.parent.mkdir(parents=True, exist_ok=True)
+    options.chart.write_text(chart(told["rows"]))
+    print(f"{options.json} has every run, {options.chart} a chart.")
+
+
+def _measure(bench: Bench, chosen: Sequence[Row], rounds: int, folder: Path) -> dict[str, Any]:
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+    measured = {}
+    for group in bench.groups(chosen):
+        for each in bench.run(group, rounds):
+            scale = asdict(bench.scale)
+            measured[each.row.key] = each.as_json() | {"date": date, "scale": scale}
+    rates = machine.rates(folder / "rates")
+    return {"machine": machine.described(folder), "rates": rates, "rows": measured}
+
+
+def _merged(path: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, and what the file has of rows that were not."""
+    try:
+        before = json.loads(path.read_text())["rows"]
+    except (FileNotFoundError, ValueError, KeyError):
+        before = {}
+    return told | {"rows": before | told["rows"]}
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _chosen(options: argparse.Namespace, scale: Scale) -> list[Row]:
+    shapes = SHAPES if options.shape == "both" else (options.shape,)
+    every = [row for shape in shapes for row in rows(scale, shape)]
+    return [row for row in every if any(fnmatchcase(row.key, each) for each in options.only)]
 
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="once, with little: under a minute")
-    parser.add_argument("--runs", type=int, help="how often each row is measured")
-    parser.add_argument("--rows", nargs="+", choices=list(rows(FULL)), help="only these rows")
-    parser.add_argument("--folder", help="on which disk: where a temporary folder is made")
-    parser.add_argument("--json", type=Path, default=JSON_PATH, help="where every run is written")
+    add = parser.add_argument
+    add("--only", nargs="+", default=["*"], help="rows by their names, with * for any characters")
+    add("--list", action="store_true", help="tell the names of the rows, and measure nothing")
+    add("--shape", choices=[*SHAPES, "both"], default="both")
+    add("--rounds", type=int, help="how often each row is measured; by default 5 times")
+    add("--seconds", type=float, help="how long one run takes; by default 2")
+    add("--quick", action="store_true", help="once, with little of everything")
+    add(
+        "--folder",
+        type=Path,
+        help="on which disk: where a temporary folder is made, and stores with many names are kept",
+    )
+    add("--json", type=Path, default=JSON_PATH, help="takes every run, beside rows of earlier runs")
+    add("--chart", type=Path, default=JSON_PATH.with_suffix(".svg"), help="an SVG of all in it")
+    add(
+        "--profile", type=Path, metavar="DIR", help="say where the time goes instead; more is there"
+    )
+    add("--profiler", choices=profiles.PROFILERS, default=profiles.PROFILERS[0])
     return parser
 
 
-def _measure(
-    bench: Bench, row: Row, measured: Measured, bare: dict[str, Measured], folder: Path
-) -> None:
-    """One run of a row, in turn with what it stands beside."""
-    rates = {}
-    for key in row.references:
-        reference = REFERENCES[key]
-        rates[reference.title] = reference.measure(folder, bench.scale)
-        kept = bare.setdefault(key, Measured(reference.title, reference.unit))
-        kept.rates.append(rates[reference.title])
-    store = bench.store(row.synced)
-    store.forget_peak()
-    figures = row.measure(bench)
-    measured.peak_bytes = max(measured.peak_bytes, store.peak_resident_bytes())
-    measured.add(figures)
-    for title, rate in rates.items():
-        measured.beside.setdefault(title, []).append(figures["rate"] / rate)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

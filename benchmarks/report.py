@@ -1,104 +1,86 @@
-"""What was measured, as a table and as JSON."""
+"""What was measured, as a table for a terminal."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable, Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import asdict, define, field
+_MIB = 1 << 20
 
-from benchmarks.load import MIB, Figures
+#: A row is marked when others took more than this of the machine while it was measured.
+BUSY = 0.1
+
+HEAD = ("", "median", "least-most", "bare", "part", "p50", "p99", "CPU us a request", "memory", "")
 
 
-@define
-class Measured:
-    """A row of the store or a reference, over all runs.
+def table(rows: Mapping[str, Any]) -> str:
+    """The rows of a report.
 
-    :ivar rates: in ``unit``, a run each.
-    :ivar peak_bytes: the most memory that the store had in use; 0 for a reference.
-    :ivar beside: for each reference the rate of this row in parts of its, a run each.
+    :param rows: as in the JSON: by key.
     """
-
-    title: str
-    unit: str
-    rates: list[float] = field(factory=list)
-    p50_ms: list[float] = field(factory=list)
-    p99_ms: list[float] = field(factory=list)
-    peak_bytes: int = 0
-    beside: dict[str, list[float]] = field(factory=dict)
-
-    def add(self, figures: Figures) -> None:
-        """Add a run."""
-        self.rates.append(figures["rate"])
-        if "p50_ms" in figures:
-            self.p50_ms.append(figures["p50_ms"])
-            self.p99_ms.append(figures["p99_ms"])
-
-
-def table(rows: Iterable[Measured], references: Iterable[Measured]) -> str:
-    """All of it for a terminal: medians, and the least and the most of the runs."""
-    lines = [("", "median", "runs", "p50", "p99", "memory", "")]
-    for row in rows:
-        ratios = [f"{median(all_):.2g} of {title}" for title, all_ in row.beside.items()]
+    lines = [HEAD]
+    for key, row in rows.items():
+        store, bare, unit = row["store"], row["reference"], row["unit"]
+        busy = max(store["others"], bare["others"])
         lines.append(
             (
-                row.title,
-                _rate(median(row.rates), row.unit),
-                _range(row.rates),
-                _ms(row.p50_ms),
-                _ms(row.p99_ms),
-                f"{row.peak_bytes / MIB:.0f} MiB",
-                "; ".join(ratios),
+                f"{key}: {row['title']}",
+                amount(store["median"], unit),
+                spread(store),
+                amount(bare["median"], unit),
+                f"{row['ratio']:.2f}",
+                milliseconds(store["p50_ms"]),
+                milliseconds(store["p99_ms"]),
+                cpu(row),
+                f"{store['peak_bytes'] / _MIB:.0f} MiB",
+                f"others took {busy:.0%}" if busy > BUSY else "",
             )
         )
-    text = _columns(lines)
-    bare = [
-        (each.title, _rate(median(each.rates), each.unit), _range(each.rates))
-        for each in references
-    ]
-    if bare:
-        text += "\n\nBare, on the same machine in the same run:\n" + _columns(bare)
-    return text
+    return "\n".join(columns(lines))
 
 
-def as_json(
-    rows: dict[str, Measured], references: dict[str, Measured], scale: dict[str, int]
-) -> dict[str, Any]:
-    """All of it for a program; every run is there."""
-    return {
-        "machine": platform.platform(),
-        "python": platform.python_version(),
-        "scale": scale,
-        "rows": {key: asdict(row) for key, row in rows.items()},
-        "references": {key: asdict(row) for key, row in references.items()},
-    }
+def machine(rates: Mapping[str, float]) -> str:
+    """What the machine does by itself."""
+    return "\n".join(columns([(name, f"{rate:,.0f} MB/s") for name, rate in rates.items()]))
 
 
-def _rate(value: float, unit: str) -> str:
-    number = f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+def amount(value: float, unit: str) -> str:
+    """A rate with its unit."""
+    number = f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
     return f"{number} {unit}" if unit[0].isalpha() else number + unit
 
 
-def _range(values: Sequence[float]) -> str:
-    if len(values) == 1:
+def spread(series: Mapping[str, Any]) -> str:
+    """The least and the most of the runs; nothing for one run."""
+    if len(series["runs"]) == 1:
         return ""
-    return f"{min(values):,.0f}-{max(values):,.0f}"
+    digits = 0 if series["least"] >= 100 else 2
+    return f"{series['least']:,.{digits}f}-{series['most']:,.{digits}f}"
 
 
-def _ms(values: Sequence[float]) -> str:
-    return f"{median(values):.2f} ms" if values else ""
+def milliseconds(value: float) -> str:
+    """A time."""
+    return f"{value:.1f} ms" if value >= 10 else f"{value:.2f} ms"
 
 
-def _columns(lines: Sequence[Sequence[str]]) -> str:
+def cpu(row: Mapping[str, Any]) -> str:
+    """Processor time a request: of the store (and of what else it needs), the client, the bare
+    server.
+    """
+    store, bare = row["store"], row["reference"]
+    services = f" + {store['services_cpu_us']:,.0f}" if store["services_cpu_us"] else ""
+    client = f"{store['client_cpu_us']:,.0f}"
+    return f"{store['cpu_us']:,.0f}{services}, client {client}, bare {bare['cpu_us']:,.0f}"
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
     """The first and the last column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     last = len(widths) - 1
-    return "\n".join(
+    return [
         "  ".join(
             cell.ljust(width) if at in (0, last) else cell.rjust(width)
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
-    )
+    ]

@@ -1,284 +1,185 @@
-"""What is measured of the store, row by row."""
+"""The rows of the table: what is measured of which store."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
-from benchmarks.load import MIB, Figures, ask
-from benchmarks.references import Scale
-from tests.support.clusters import Cluster
-from tests.support.processes import Store, wait_until
+from benchmarks.bodies import MIB
+from benchmarks.stores import (
+    COPIES,
+    GZIP,
+    JOURNAL,
+    PACKED,
+    UNSYNCED,
+    WORKERS,
+    Variant,
+    takes,
+)
+from benchmarks.workloads import Listing, Starting, Workload
 
-_CONNECTIONS = 16
-_LISTED = 1000
+SHAPES = ("embedded", "cluster")
+
+_KIB = 1024
 
 
-class Bench:
-    """Two stores in a folder, one of which does not sync its shards, and a cluster on this machine;
-    each starts when it is needed.
+@frozen(slots=True)
+class Scale:
+    """How much is done at a time.
 
-    :ivar scale: how much is done at a time.
+    :ivar seconds: of one run.
+    :ivar warm_seconds: of the run before the first, which is not counted.
+    :ivar large_mib: the size of a large object.
+    :ivar names: objects of the store that is listed.
+    :ivar shards: of the store that is started.
     """
 
-    def __init__(self, folder: Path, scale: Scale) -> None:
-        self.scale = scale
-        self._folder = folder
-        self._salts = itertools.count(1)
-        self._stores: dict[bool, Store] = {}
-        self._cluster: Cluster | None = None
-        self._large: dict[str, int] = {}
-        self._small: dict[bool | None, int] = {}
-        self._listed = False
-
-    def store(self, synced: bool | None) -> Store:
-        """One of the two, running; None: an API server of the cluster."""
-        if synced is None:
-            if self._cluster is None:
-                self._cluster = Cluster(self._folder / "cluster", api=1)
-                self._cluster.start()
-            return self._cluster.api[0]
-        if synced not in self._stores:
-            options = [] if synced else ["--no-shard-sync"]
-            store = Store(self._folder / ("synced" if synced else "unsynced"), options)
-            store.start()
-            self._stores[synced] = store
-        return self._stores[synced]
-
-    def close(self) -> None:
-        """Stop what was started."""
-        for store in self._stores.values():
-            store.kill()
-        if self._cluster is not None:
-            self._cluster.kill()
-
-    # --- the rows ---
-
-    def put_large(self, synced: bool) -> Figures:
-        """PUT a large object."""
-        return self._put_large(synced, f"large-{synced}")
-
-    def _put_large(self, synced: bool, name: str) -> Figures:
-        salt = next(self._salts)
-        port = self.store(synced).port
-        figures = ask("put_stream", port=port, name=name, mib=self.scale.large_mib, salt=salt)
-        self._large[name] = salt
-        figures["rate"] = self.scale.large_mib * MIB / figures["seconds"] / 1e6
-        return figures
-
-    def get_large(self, degraded: bool) -> Figures:
-        """GET a large object; ``degraded``: two of its data shards are removed before."""
-        name = "read"
-        store = self.store(True)
-        if name not in self._large:
-            self._put_large(True, name)
-            self._get_large(name, verify=True)
-        removed = []
-        if degraded:
-            # The other files may be those of objects that were only written.
-            first = store.request("HEAD", f"/objects/{name}").headers["digest"]
-            content = first.partition("=")[2].replace("/", "%2F")
-            paths = [path for path in store.shard_files() if path.name.startswith(content)]
-            removed = [path for path in paths if path.name.split(".")[1] in "01"]
-            for path in removed:
-                path.unlink()
-        figures = self._get_large(name, verify=False)
-        figures["rate"] = self.scale.large_mib * MIB / figures["seconds"] / 1e6
-        # What repair does meanwhile would be in the next row's way.
-        wait_until("the shards are back", lambda: _are_there(store, removed), 120.0)
-        return figures
-
-    def _get_large(self, name: str, *, verify: bool) -> Figures:
-        return ask(
-            "get_stream",
-            port=self.store(True).port,
-            name=name,
-            mib=self.scale.large_mib,
-            salt=self._large[name],
-            verify=verify,
-        )
-
-    def put_small(self, synced: bool | None, connections: int) -> Figures:
-        """PUT small objects, each under a name of its own."""
-        scale = self.scale
-        count = scale.small_count if synced is False else scale.synced_count
-        if connections == 1:
-            count //= 4
-        return self._put_small(synced, connections, count, next(self._salts))
-
-    def _put_small(self, synced: bool | None, connections: int, count: int, salt: int) -> Figures:
-        return self._requests("PUT", synced, connections, count, salt, count)
-
-    def get_small(self, synced: bool | None, connections: int) -> Figures:
-        """GET small objects in turn."""
-        names = self.scale.synced_count
-        if synced not in self._small:
-            salt = self._small[synced] = next(self._salts)
-            self._put_small(synced, _CONNECTIONS, names, salt)
-        count = self.scale.small_count if synced else self.scale.synced_count
-        count //= 1 if connections > 1 else 4
-        return self._requests("GET", synced, connections, count, self._small[synced], names)
-
-    def _requests(
-        self, method: str, synced: bool | None, connections: int, count: int, salt: int, names: int
-    ) -> Figures:
-        figures = ask(
-            "small",
-            port=self.store(synced).port,
-            method=method,
-            salt=salt,
-            count=count,
-            connections=connections,
-            size=self.scale.small_bytes,
-            names=names,
-        )
-        figures["rate"] = count / figures["seconds"]
-        return figures
-
-    def list_names(self) -> Figures:
-        """List 1,000 of many names."""
-        names, pages = self.scale.names, 50
-        port = self.store(False).port
-        if not self._listed:
-            ask(
-                "small",
-                port=port,
-                method="PUT",
-                salt=0,
-                count=names,
-                connections=_CONNECTIONS,
-                size=0,
-                names=names,
-            )
-            self._listed = True
-        figures = ask("listing", port=port, count=_LISTED, pages=pages, names=names)
-        figures["rate"] = pages / figures["seconds"]
-        return figures
+    seconds: float
+    warm_seconds: float
+    large_mib: int
+    names: int
+    shards: int
 
 
-def _are_there(store: Store, removed: list[Path]) -> bool:
-    """Whether the same files are on some drives again, not each where it was."""
-    return {path.name for path in removed} <= {path.name for path in store.shard_files()}
+FULL = Scale(seconds=2.0, warm_seconds=0.7, large_mib=256, names=1_000_000, shards=1_000_000)
+QUICK = Scale(seconds=0.4, warm_seconds=0.2, large_mib=32, names=5000, shards=1200)
 
 
 @frozen(slots=True)
 class Row:
     """A line of the table.
 
-    :ivar references: what it is compared with, by their keys.
-    :ivar synced: which store it is about; see Bench.
-    :ivar measure: one run; ``rate`` of its figures is in ``unit``.
+    :ivar key: how it is chosen on the command line.
+    :ivar shape: embedded or cluster.
+    :ivar prepared: it is about the store with many names and shards.
     """
 
+    key: str
     title: str
-    unit: str
-    references: tuple[str, ...]
-    synced: bool | None
-    measure: Callable[[Bench], Figures]
+    shape: str
+    variant: Variant
+    work: Workload | Listing | Starting
+    prepared: bool = False
+
+    @property
+    def synced(self) -> bool:
+        """Whether shards are on disk before an answer."""
+        return self.variant is not UNSYNCED
+
+    @property
+    def lost(self) -> bool:
+        """Whether two places are gone."""
+        return isinstance(self.work, Workload) and self.work.lost
 
 
-def rows(scale: Scale) -> Mapping[str, Row]:
-    """All rows, by what they are called on the command line."""
-    large = f"{scale.large_mib} MiB"
-    put = ("sha256", "encode", "loopback-put")
-    get = ("loopback-get",)
-    return {
-        "put-large": Row(
-            f"PUT {large}", "MB/s", (*put, "files-synced"), True, lambda b: b.put_large(True)
-        ),
-        "put-large-unsynced": Row(
-            f"PUT {large}, no shard sync",
-            "MB/s",
-            (*put, "files"),
-            False,
-            lambda b: b.put_large(False),
-        ),
-        "get-large": Row(f"GET {large}", "MB/s", get, True, lambda b: b.get_large(False)),
-        "get-large-degraded": Row(
-            f"GET {large}, two shards lost",
-            "MB/s",
-            (*get, "encode"),
-            True,
-            lambda b: b.get_large(True),
-        ),
-        "put-small": Row(
-            "PUT 4 KiB, 16 clients",
-            "/s",
-            ("small-files-synced", "loopback-small-put"),
-            True,
-            lambda b: b.put_small(True, _CONNECTIONS),
-        ),
-        "put-small-unsynced": Row(
-            "PUT 4 KiB, 16 clients, no shard sync",
-            "/s",
-            ("small-files", "loopback-small-put"),
-            False,
-            lambda b: b.put_small(False, _CONNECTIONS),
-        ),
-        "get-small": Row(
-            "GET 4 KiB, 16 clients",
-            "/s",
-            ("loopback-small-get",),
-            True,
-            lambda b: b.get_small(True, _CONNECTIONS),
-        ),
-        "put-lone": Row(
-            "PUT 4 KiB, one client",
-            "/s",
-            ("small-files-synced",),
-            True,
-            lambda b: b.put_small(True, 1),
-        ),
-        "put-lone-unsynced": Row(
-            "PUT 4 KiB, one client, no shard sync",
-            "/s",
-            ("small-files",),
-            False,
-            lambda b: b.put_small(False, 1),
-        ),
-        "get-lone": Row(
-            "GET 4 KiB, one client",
-            "/s",
-            ("loopback-lone-get",),
-            True,
-            lambda b: b.get_small(True, 1),
-        ),
-        "cluster-put-lone": Row(
-            "PUT 4 KiB to a cluster, one client",
-            "/s",
-            ("small-files-synced",),
-            None,
-            lambda b: b.put_small(None, 1),
-        ),
-        "cluster-get-lone": Row(
-            "GET 4 KiB from a cluster, one client",
-            "/s",
-            ("loopback-lone-get",),
-            None,
-            lambda b: b.get_small(None, 1),
-        ),
-        "cluster-put": Row(
-            "PUT 4 KiB to a cluster, 16 clients",
-            "/s",
-            ("small-files-synced",),
-            None,
-            lambda b: b.put_small(None, _CONNECTIONS),
-        ),
-        "cluster-get": Row(
-            "GET 4 KiB from a cluster, 16 clients",
-            "/s",
-            ("loopback-small-get",),
-            None,
-            lambda b: b.get_small(None, _CONNECTIONS),
-        ),
-        "list": Row(
-            f"list 1,000 of {scale.names:,} names",
-            "/s",
-            ("sqlite",),
-            False,
-            lambda b: b.list_names(),
-        ),
-    }
+def rows(scale: Scale, shape: str) -> list[Row]:
+    """All rows of a shape whose options its programs know."""
+    plugins = ["dostore-api"] if shape == "embedded" else ["dostore-data", "dostore-api"]
+    found = []
+    for variant, name, what, work in _works(scale):
+        if not all(any(takes(p, option) for p in plugins) for option in variant.options):
+            continue
+        parts = ["cluster"] if shape == "cluster" else []
+        parts += [name, variant.name] if variant.name else [name]
+        title = f"{what}, {variant.title}" if variant.title else what
+        if isinstance(work, Workload) and work.method == "PUT" and variant is not UNSYNCED:
+            title += ", synced"
+        prepared = not isinstance(work, Workload)
+        found.append(Row("-".join(parts), title, shape, variant, work, prepared))
+    return found
+
+
+_Work = tuple[Variant, str, str, Workload | Listing | Starting]
+
+
+def _works(scale: Scale) -> Iterator[_Work]:
+    for variant in (JOURNAL, UNSYNCED, PACKED, WORKERS, COPIES, GZIP):
+        for method in ("PUT", "GET"):
+            for name, size, connections in _sizes(scale):
+                if variant is JOURNAL or (method, name, connections) in _OF[variant.name]:
+                    yield _plain(variant, method, name, size, connections)
+        if variant is JOURNAL:
+            yield from _large(scale)
+            yield from _lost(scale)
+    large = scale.large_mib * MIB
+    one = Workload("GET", large, 16, names=_LARGE_NAMES, byte=True)
+    yield JOURNAL, "get-byte-16", f"GET 1 byte of {scale.large_mib} MiB, 16 connections", one
+    yield (
+        JOURNAL,
+        "list",
+        f"list 1,000 of {scale.names:,} names",
+        Listing("many/", scale.names),
+    )
+    for variant in (JOURNAL, PACKED):
+        yield variant, "start", f"start with {scale.shards:,} shards", Starting("many/0000000")
+
+
+def _sizes(scale: Scale) -> Sequence[tuple[str, int, int]]:
+    return (
+        *(("4k", 4 * _KIB, connections) for connections in (1, 16, 64)),
+        *(("64k", 64 * _KIB, connections) for connections in (16, 64)),
+        *(("1m", MIB, connections) for connections in (8, 16, 64)),
+        *(("large", scale.large_mib * MIB, connections) for connections in (1, 4)),
+    )
+
+
+_SMALL = {
+    (method, name, connections)
+    for method in ("PUT", "GET")
+    for name in ("4k", "64k")
+    for connections in (16, 64)
+}
+
+#: What is measured of a variant.
+_OF = {
+    "nosync": {("PUT", "4k", 16), ("PUT", "64k", 16), ("PUT", "1m", 8), ("PUT", "large", 1)},
+    "packed": _SMALL,
+    "workers": {*_SMALL, ("PUT", "1m", 8), ("GET", "1m", 8)},
+    "copies": {("PUT", "4k", 16), ("GET", "4k", 16)},
+    "gzip": {("PUT", "64k", 16), ("GET", "64k", 16), ("PUT", "1m", 8), ("GET", "1m", 8)},
+}
+
+#: How many contents are read in turn.
+_NAMES = {4 * _KIB: 1000, 64 * _KIB: 300, MIB: 64}
+_LARGE_NAMES = 4
+
+
+def _plain(variant: Variant, method: str, name: str, size: int, connections: int) -> _Work:
+    large = size > MIB
+    names = 0 if method == "PUT" else _NAMES.get(size, _LARGE_NAMES)
+    work = Workload(
+        method,
+        size,
+        connections,
+        names=names,
+        count=connections if large else 0,
+        text=variant is GZIP,
+    )
+    return variant, f"{method.lower()}-{name}-{connections}", _title(work), work
+
+
+def _title(work: Workload) -> str:
+    size = f"{work.size // MIB} MiB" if work.size >= MIB else f"{work.size // _KIB} KiB"
+    kind = "stream" if work.size > MIB else "connection"
+    clients = f"one {kind}" if work.connections == 1 else f"{work.connections} {kind}s"
+    text = " of text" if work.text else ""
+    return f"{work.method} {size}{text}, {clients}"
+
+
+def _large(scale: Scale) -> Iterator[_Work]:
+    work = Workload("PUT", scale.large_mib * MIB, 1, count=8)
+    title = f"PUT {scale.large_mib} MiB, 8 in a row"
+    yield JOURNAL, "put-large-8x", title, work
+
+
+def _lost(scale: Scale) -> Iterator[_Work]:
+    for name, size, connections, names in (
+        ("4k", 4 * _KIB, 16, 400),
+        ("64k", 64 * _KIB, 16, 200),
+        ("1m", MIB, 8, 48),
+        ("large", scale.large_mib * MIB, 1, 1),
+    ):
+        work = Workload("GET", size, connections, names=names, lost=True, count=int(names == 1))
+        title = f"{_title(work)}, two shards missing"
+        yield JOURNAL, f"get-{name}-{connections}-lost", title, work

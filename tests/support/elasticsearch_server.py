@@ -150,6 +150,16 @@ class SearchServer:
         self._guardian.watch(self._process.pid)
 
     @property
+    def pid(self) -> int:
+        """The process.
+
+        :raises AssertionError: it was not started.
+        """
+        if self._process is None:
+            raise AssertionError("the server was not started")
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether there is a process."""
         return self._process is not None and self._process.poll() is None
@@ -171,9 +181,7 @@ class SearchServer:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, SIGSTOP or SIGCONT for instance."""
-        if self._process is None:
-            raise AssertionError("the server was not started")
-        os.killpg(self._process.pid, number)
+        os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL, at once; its port is free on return, its data stay. Idempotent."""

@@ -70,6 +70,7 @@ class Store:
     :ivar host: where it listens.
     :ivar port: where it listens; the same after a restart.
     :ivar environ: all environment variables of its process.
+    :ivar twistd_options: options of ``twistd`` itself, for the next start.
     :param options: for ``twistd dostore-api``, besides those for the port and the folder.
     :param environ: environment variables for it.
     :param twistd: the program; by default this environment's, with this checkout's dostore.
@@ -92,6 +93,7 @@ class Store:
         host, _, port = (address or f"127.0.0.1:{free_port()}").rpartition(":")
         self.host, self.port = host, int(port)
         self.options = list(options)
+        self.twistd_options: list[str] = []
         self.log_path = self.folder.with_name(self.folder.name + ".log")
         self.process: subprocess.Popen[bytes] | None = None
         inherited = {key: val for key, val in os.environ.items() if not key.startswith(_OURS)}
@@ -130,6 +132,7 @@ class Store:
             self._twistd,
             "-n",
             "--pidfile=",
+            *self.twistd_options,
             self.plugin,
             f"--listen={self.address}",
             f"--storage-root={self.folder}",

@@ -138,6 +138,16 @@ class RabbitmqServer:
         return process
 
     @property
+    def pid(self) -> int:
+        """The broker's process.
+
+        :raises AssertionError: it was not started.
+        """
+        if self._process is None:
+            raise AssertionError("the broker was not started")
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether there is a process."""
         return self._process is not None and self._process.poll() is None
@@ -152,9 +162,7 @@ class RabbitmqServer:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, SIGSTOP or SIGCONT for instance, to the broker."""
-        if self._process is None:
-            raise AssertionError("the broker was not started")
-        os.killpg(self._process.pid, number)
+        os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL, at once; its port is free on return. Does nothing when it is not running."""
