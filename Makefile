@@ -69,7 +69,7 @@ wheel: $(READY) ## dist/dostore-*.whl
 	@rm -rf build
 	@ls dist
 
-bench: $(READY) ## speed, beside what the same machine does bare; "make bench BENCH='--only put-4k-16'" for a part
+bench: $(READY) ## speed, beside what the same machine does bare; BENCH="--only put-4k-16" for a part
 	@requirements/get-rabbitmq
 	@requirements/get-elasticsearch
 	@$(BIN)/python -m benchmarks $(BENCH)
