@@ -19,7 +19,7 @@ TRIAL := $(BIN)/python -m twisted.trial --temp-directory=.cache/trial
 .PHONY: help run demo cluster servers test test-unit lint types docs wheel bench bench-tables clean
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 $(READY): setup.cfg pyproject.toml requirements/constraints.txt requirements/make-venv
 	@requirements/make-venv $(VENV)
