@@ -48,10 +48,11 @@ class DataServer:
         now: Callable[[], float] = time.time,
         secret: bytes | None = None,
         limits: HttpLimits | None = None,
+        compression_level: int | None = None,
     ) -> None:
         self.folder = Path(folder).absolute()
         self.workers = workers or InlineWorkers()
-        store = DriveStore(str(self.folder), files or Files())
+        store = DriveStore(str(self.folder), files or Files(), compression_level=compression_level)
         store.prepare()
         self.temp_files_removed = store.clean_temp()
         self._clock = clock or the_reactor

@@ -89,6 +89,8 @@ class Machine:
         self.skew_s = 0.0
         self.workers: dict[str, SteppedWorkers] = {}
         self.quorum: int | None = None
+        #: By what the next start compresses shards.
+        self.compression_level: int | None = None
         self.wrap: Callable[[IMetadataStore], IMetadataStore] = lambda metadata: metadata
         self._mailbox = Mailbox(reactor.callFromThread)  # type: ignore[attr-defined]
         self._threads: list[Workers] = []
@@ -110,6 +112,7 @@ class Machine:
             make_workers=self._make_workers,
             clock=self.clock,
             now=self.now,
+            compression_level=self.compression_level,
         )
         await self.drives.start()
         return self.drives

@@ -29,8 +29,32 @@ class Sample:
         return b"".join(self.shards[index])
 
 
+#: Runs of so many bytes are of one kind.
+_RUN = 3 * SCHEME.stripe_size
+
+
+def mixed_bytes(size: int, seed: int = 0) -> bytes:
+    """Some bytes that shrink, text and zeros, and some that do not, by turns."""
+    chance = random.Random(seed)
+    text = b"Line %d of a file of that sort.\n" % seed * (_RUN // 16)
+    # Two of one size are not the same.
+    runs = [chance.randbytes(16)]
+    for at in range(0, size, _RUN):
+        kind = (at // _RUN + seed) % 3
+        runs.append((text[:_RUN], chance.randbytes(_RUN), bytes(_RUN))[kind])
+    return b"".join(runs)[:size]
+
+
+def mixed_sample(size: int, seed: int = 0, scheme: Scheme = SCHEME) -> Sample:
+    """A content of :func:`mixed_bytes`."""
+    return _sample_of(mixed_bytes(size, seed), scheme)
+
+
 def sample(size: int, seed: int = 0, scheme: Scheme = SCHEME) -> Sample:
     """A content of ``size`` random bytes, the same for the same seed."""
-    data = random.Random(seed).randbytes(size)
-    content = Content(ContentHash(hashlib.sha256(data).digest()), size, scheme)
+    return _sample_of(random.Random(seed).randbytes(size), scheme)
+
+
+def _sample_of(data: bytes, scheme: Scheme) -> Sample:
+    content = Content(ContentHash(hashlib.sha256(data).digest()), len(data), scheme)
     return Sample(content, data, StripeCoder(scheme).encode(data))
