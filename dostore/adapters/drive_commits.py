@@ -102,10 +102,14 @@ class Commits:
         self.add(commit)
         self.start()
 
-    def add(self, commit: Commit) -> bool:
-        """The same, but :meth:`start` must follow; whether it is the first that waits for that."""
+    @property
+    def running(self) -> bool:
+        """Whether a round is under way."""
+        return self._running
+
+    def add(self, commit: Commit) -> None:
+        """The same, but :meth:`start` must follow, unless a round is under way."""
         self._queue.append(commit)
-        return not self._running and len(self._queue) == 1
 
     def start(self) -> None:
         """Begin a round, unless one is under way."""

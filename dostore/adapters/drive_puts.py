@@ -1,19 +1,40 @@
-"""Whole shards of a content on their way to several drives: one wait for all of them."""
+"""Whole shards of contents on their way to several drives, in rounds.
+
+All that come together are written together: a round gives each drive what it has to write in one
+piece, and the next round begins when all have. Threads that each do a little while others do, and
+the reactor too, spend more time on taking the interpreter from one another than on their work.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from dostore.adapters.drive_commits import Commit
+from dostore.adapters.drive_commits import BATCH, Commit
 from dostore.adapters.drive_store import Block
 from dostore.adapters.node_local import DriveNode
 from dostore.core.model import Content
 from dostore.errors import NodeUnavailable
 from dostore.ports import PUT_GRACE_S
+
+#: A round that takes longer is not waited for any more by the next one: a drive may hang, and those
+#: who do not need it shall not wait for it.
+LATE_S = 0.05
+
+
+@define(eq=False, slots=True)
+class _Round:
+    """Contents that are written together.
+
+    :ivar left: how many of them are waited for before the next round.
+    """
+
+    since_s: float
+    left: int
 
 
 class _Put:
@@ -21,20 +42,49 @@ class _Put:
 
     :ivar outcomes: by index; None: it is there.
     :ivar commits: those that were begun and may not have ended.
+    :ivar left: how many have not ended.
+    :ivar late: how many of them are on drives that were at work when the round began.
+    :ivar round: that waits for it.
     :ivar settled: whether ``need`` of them are there, or cannot be any more.
     """
 
-    __slots__ = ("commits", "left", "need", "outcomes", "puts", "settled", "there", "waiter")
+    __slots__ = (
+        "commits",
+        "content",
+        "late",
+        "left",
+        "need",
+        "outcomes",
+        "placed",
+        "puts",
+        "round",
+        "settled",
+        "shards",
+        "there",
+        "waiter",
+    )
 
-    def __init__(self, puts: Puts, count: int, need: int) -> None:
+    def __init__(
+        self,
+        puts: Puts,
+        content: Content,
+        placed: Mapping[int, str],
+        shards: Sequence[Sequence[Block]],
+        need: int,
+    ) -> None:
         self.puts = puts
-        self.left = count
+        self.content = content
+        self.placed = placed
+        self.shards = shards
         self.need = need
+        self.left = len(placed)
+        self.late = 0
         self.there = 0
         self.settled = False
         self.outcomes: dict[int, Exception | None] = {}
         self.commits: list[Commit] = []
-        self.waiter: Deferred[None] | None = None
+        self.round: _Round | None = None
+        self.waiter: Deferred[None] | None = Deferred(self._cancel)
 
     def tell(self, index: int, error: Exception | None) -> None:
         """How a shard ended."""
@@ -44,24 +94,39 @@ class _Put:
             self.there += 1
         if not self.left:
             self.end()
-        elif not self.settled and not self.there < self.need <= self.there + self.left:
+            return
+        if not self.settled and not self.there < self.need <= self.there + self.left:
             self.settled = True
             self.puts.hurry(self)
+        if self.left <= self.late:
+            self._leave_round()
 
     def end(self) -> None:
         """Nothing more is waited for."""
-        self.leave()
+        self._leave()
         waiter, self.waiter = self.waiter, None
         if waiter is not None:
             waiter.callback(None)
 
-    def leave(self) -> None:
+    def _cancel(self, _: object) -> None:
+        self.waiter = None
+        self._leave()
+
+    def _leave(self) -> None:
         """Nobody wants any more the shards whose commit has not begun."""
         if self.settled:
             self.puts.calm(self)
         commits, self.commits = self.commits, []
         for commit in commits:
             commit.tell = None
+        self._leave_round()
+
+    def _leave_round(self) -> None:
+        written, self.round = self.round, None
+        if written is not None:
+            written.left -= 1
+            if not written.left:
+                self.puts.round_ended(written)
 
 
 class Puts:
@@ -76,7 +141,11 @@ class Puts:
         self._clock = clock
         self._soon = soon
         self._nodes: dict[str, DriveNode] = {}
-        self._waiting: list[DriveNode] = []
+        self._waiting: list[_Put] = []
+        self._seen = 0
+        self._collecting = False
+        self._round: _Round | None = None
+        self._late_timer: IDelayedCall | None = None
         # In the order of their ends.
         self._hurried: dict[_Put, float] = {}
         self._timer: IDelayedCall | None = None
@@ -93,28 +162,66 @@ class Puts:
         need: int,
     ) -> Mapping[int, Exception | None]:
         """See ICluster."""
-        put = _Put(self, len(placed), need)
-        fresh: list[DriveNode] = []
-        for index, address in placed.items():
-            commit = Commit(content, index, shards[index], None, partial(put.tell, index))
-            try:
-                node = self._node(address)
-                if node.begin_put(commit):
-                    fresh.append(node)
-            except NodeUnavailable as error:
-                put.tell(index, error)
-                continue
-            put.commits.append(commit)
-        if fresh:
-            first = not self._waiting
-            self._waiting += fresh
-            if first:
-                # All that come in one turn of the reactor share the first round.
-                self._soon(self._start)
-        if put.left:
-            put.waiter = Deferred(lambda _: put.leave())
+        if not placed:
+            return {}
+        put = _Put(self, content, placed, shards, need)
+        self._waiting.append(put)
+        if self._round is None:
+            self._collect()
+        if put.waiter is not None:
             await put.waiter
         return put.outcomes
+
+    # Rounds
+
+    def _collect(self) -> None:
+        """Begin a round as soon as a turn of the reactor brings no more to be written."""
+        if not self._collecting:
+            self._collecting = True
+            self._seen = 0
+            self._soon(self._look)
+
+    def _look(self) -> None:
+        waiting = len(self._waiting)
+        if self._seen < waiting < BATCH:
+            self._seen = waiting
+            self._soon(self._look)
+            return
+        self._collecting = False
+        if self._round is None:
+            self._start()
+
+    def _start(self) -> None:
+        some, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+        puts = [put for put in some if put.waiter is not None]
+        if not puts:
+            return
+        self._round = begun = _Round(self._clock.seconds(), len(puts))
+        if self._late_timer is None:
+            self._late_timer = self._clock.callLater(LATE_S, self._look_late)
+        idle = {node for node in self._nodes.values() if not node.committing}
+        for put in puts:
+            put.round = begun
+            self._add(put, idle)
+        for node in idle:
+            node.start_puts()
+
+    def _add(self, put: _Put, idle: set[DriveNode]) -> None:
+        """Give a content's shards to the drives."""
+        failed: dict[int, NodeUnavailable] = {}
+        for index, address in put.placed.items():
+            commit = Commit(put.content, index, put.shards[index], None, partial(put.tell, index))
+            try:
+                node = self._node(address)
+                node.begin_put(commit)
+            except NodeUnavailable as refused:
+                failed[index] = refused
+                continue
+            put.commits.append(commit)
+            if node not in idle:
+                put.late += 1
+        for index, error in failed.items():
+            put.tell(index, error)
 
     def _node(self, address: str) -> DriveNode:
         try:
@@ -122,10 +229,24 @@ class Puts:
         except KeyError:
             raise NodeUnavailable(f"There is no drive {address}.") from None
 
-    def _start(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for node in waiting:
-            node.start_puts()
+    def round_ended(self, ended: _Round) -> None:
+        """All that was written together is written."""
+        if self._round is ended:
+            self._round = None
+            if self._waiting:
+                self._collect()
+
+    def _look_late(self) -> None:
+        self._late_timer = None
+        if self._round is None:
+            return
+        left_s = self._round.since_s + LATE_S - self._clock.seconds()
+        if left_s > 0:
+            self._late_timer = self._clock.callLater(min(LATE_S, left_s), self._look_late)
+        else:
+            self.round_ended(self._round)
+
+    # Grace
 
     def hurry(self, put: _Put) -> None:
         """Give the shards that are left some time, and no more."""
@@ -148,6 +269,7 @@ class Puts:
 
     def stop(self) -> None:
         """No more are waited for."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        for timer in (self._timer, self._late_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._late_timer = None

@@ -115,18 +115,25 @@ class SqliteMetadata:
     fresh = False
 
     def __init__(
-        self, writer: MetadataWriter, threads: _Threads, clock: IReactorTime, limits: MetadataLimits
+        self,
+        writer: MetadataWriter,
+        threads: _Threads,
+        clock: IReactorTime,
+        limits: MetadataLimits,
+        soon: Callable[[Callable[[], None]], object],
     ) -> None:
         self._writer = writer
         self._threads = threads
         self._clock = clock
         self._limits = limits
+        self._soon = soon
         self._latest = _Latest(limits.cached_versions)
         self._waiting: deque[Addition] = deque()
         self._busy = False
         self._idle: list[Deferred[None]] = []
         self._closed = False
         self._tick: IDelayedCall | None = None
+        self._late: IDelayedCall | None = None
 
     @classmethod
     async def open(
@@ -140,6 +147,7 @@ class SqliteMetadata:
         mailbox: Mailbox,
         clock: IReactorTime,
         limits: MetadataLimits | None = None,
+        soon: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> SqliteMetadata:
         """Open the store, or make it, or rebuild it from its log.
 
@@ -147,6 +155,8 @@ class SqliteMetadata:
         :param store_id: the store's uuid.
         :param places: the drives that may keep the log.
         :param copies: on how many of them it is kept.
+        :param soon: calls at the end of the reactor's turn, so that what comes together is written
+            together.
         :raises ConfigError: a newer release wrote it, or the database is damaged and there is
             nothing to rebuild it from.
         :raises MetadataUnavailable: it cannot be read or written, or so many drives are away that
@@ -165,7 +175,7 @@ class SqliteMetadata:
             threads.upkeep,
             threads.writing,
         )
-        store = cls(writer, threads, clock, limits)
+        store = cls(writer, threads, clock, limits, soon)
         opened = False
         try:
             recovered = await threads.writing.run(writer.open)
@@ -199,6 +209,8 @@ class SqliteMetadata:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
             await idle
+        if self._late is not None:
+            self._late.cancel()
         await self._threads.writing.run(self._writer.stop_upkeep)
         # Two rounds: what upkeep hands to the writer's thread may hand something back.
         for _ in range(2):
@@ -217,15 +229,12 @@ class SqliteMetadata:
         """
         self._usable(draft.name)
         waiter: Deferred[Version] = Deferred()
-        addition = Addition(draft, check, waiter)
-        self._waiting.append(addition)
-        self._start_batch()
-        timer = self._clock.callLater(self._limits.queue_timeout_s, self._give_up, addition)
-        try:
-            return await waiter
-        finally:
-            if timer.active():
-                timer.cancel()
+        self._waiting.append(Addition(draft, check, waiter, self._clock.seconds()))
+        if self._busy:
+            self._watch_queue()
+        elif len(self._waiting) == 1:
+            self._soon(self._start_batch)
+        return await waiter
 
     async def latest(self, name: str) -> Version | None:
         """See IMetadataStore."""
@@ -314,12 +323,24 @@ class SqliteMetadata:
             commit = self._threads.writing.run(self._writer.commit, batch)
             done = Deferred.fromCoroutine(commit)
             _ = done.addBoth(self._end_batch, batch)
+            self._watch_queue()
 
-    def _give_up(self, addition: Addition) -> None:
-        """A version waits for a batch that hangs. One that is in it may be made yet, and waits."""
-        if addition in self._waiting:
-            self._waiting.remove(addition)
-            addition.waiter.errback(MetadataUnavailable(_HANGS))
+    def _watch_queue(self) -> None:
+        """Look at what waits when the first of it has waited for too long."""
+        if self._waiting and self._late is None:
+            limit_s = self._limits.queue_timeout_s
+            left_s = self._waiting[0].since_s + limit_s - self._clock.seconds()
+            self._late = self._clock.callLater(max(0.0, min(limit_s, left_s)), self._give_up)
+
+    def _give_up(self) -> None:
+        """Versions wait for a batch that hangs. What is in it may be made yet, and waits."""
+        self._late = None
+        before_s = self._clock.seconds() - self._limits.queue_timeout_s
+        while self._waiting and self._waiting[0].since_s <= before_s:
+            waiter = self._waiting.popleft().waiter
+            if not waiter.called:
+                waiter.errback(MetadataUnavailable(_HANGS))
+        self._watch_queue()
 
     def _end_batch(
         self, outcomes: list[Version | DostoreError] | Failure, batch: list[Addition]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from attrs import frozen
@@ -18,6 +19,8 @@ from dostore.core.model import Content, Version
 from dostore.core.names import ContentHash, successor
 from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError, MetadataUnavailable
+
+T = TypeVar("T")
 
 #: The version of the schema, in the database's ``user_version``.
 SCHEMA = 1
@@ -70,7 +73,12 @@ _ROW = (
     ' v."check"'
 )
 
-_INTO_VERSIONS = "INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = f"({', '.join(['?'] * 11)})"
+_INTO_VERSIONS = f"INTO versions VALUES {_COLUMNS}"
+
+#: At most so many rows are written, or names looked up, by one statement. A statement gives the
+#: interpreter to other threads and has to get it back, which costs as much as a row.
+_ROWS = 64
 
 #: The bits of a version's check that go into the tally: so the sum of any number of them fits.
 _TALLY_BITS = 0xFFFFFF
@@ -257,31 +265,48 @@ class Database:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
-    def insert(self, versions: Iterable[Version]) -> None:
+    def insert(self, versions: Sequence[Version]) -> None:
         """Add versions, each the newest of its name. One that is there already is replaced."""
         execute = self.connection.execute
-        added = tally = 0
-        for version in versions:
-            row = _row(version)
+        rows = [_row(version) for version in versions]
+        added, tally = len(rows), sum(row[-1] & _TALLY_BITS for row in rows)
+        for some in _portions(rows):
+            values = list(chain.from_iterable(some))
+            try:
+                execute(f"INSERT {_INTO_VERSIONS}{f', {_COLUMNS}' * (len(some) - 1)}", values)
+            except sqlite3.IntegrityError:
+                replaced = self._replace(some)
+                added -= len(replaced)
+                tally -= sum(replaced)
+        newest = {version.name: version for version in versions}
+        stored = [version for version in newest.values() if version.content is not None]
+        for here in _portions(stored):
+            execute(
+                f"INSERT INTO current VALUES (?, ?){', (?, ?)' * (len(here) - 1)}"
+                " ON CONFLICT (name) DO UPDATE SET number = excluded.number",
+                [value for version in here for value in (version.name, version.number)],
+            )
+        if len(stored) < len(newest):
+            self.connection.executemany(
+                "DELETE FROM current WHERE name = ?",
+                [(name,) for name, version in newest.items() if version.content is None],
+            )
+        execute("UPDATE state SET versions = versions + ?, tally = tally + ?", (added, tally))
+
+    def _replace(self, rows: Sequence[tuple[Any, ...]]) -> list[int]:
+        """Add rows one by one; what those that were there already added to the tally."""
+        execute = self.connection.execute
+        replaced: list[int] = []
+        for row in rows:
             try:
                 execute(f"INSERT {_INTO_VERSIONS}", row)
-                added += 1
             except sqlite3.IntegrityError:
                 (check,) = execute(
                     'SELECT "check" FROM versions WHERE name = ? AND number = ?', row[:2]
                 ).fetchone()
-                tally -= check & _TALLY_BITS
+                replaced.append(check & _TALLY_BITS)
                 execute(f"REPLACE {_INTO_VERSIONS}", row)
-            tally += row[-1] & _TALLY_BITS
-            if version.content is None:
-                execute("DELETE FROM current WHERE name = ?", (version.name,))
-            else:
-                execute(
-                    "INSERT INTO current VALUES (?, ?)"
-                    " ON CONFLICT (name) DO UPDATE SET number = excluded.number",
-                    (version.name, version.number),
-                )
-        execute("UPDATE state SET versions = versions + ?, tally = tally + ?", (added, tally))
+        return replaced
 
     def set_applied(self, term: int, seq: int) -> None:
         """Note that the records up to ``seq`` are in."""
@@ -315,6 +340,21 @@ class Database:
         return self._one(
             f"SELECT {_ROW} FROM versions v WHERE name = ? ORDER BY number DESC LIMIT 1", (name,)
         )
+
+    def newest(self, names: Sequence[str]) -> dict[str, Version]:
+        """The newest version of each name that has one, tombstones included."""
+        found: dict[str, Version] = {}
+        for some in _portions(names):
+            rows = self.connection.execute(
+                f"WITH asked (name) AS (VALUES (?){', (?)' * (len(some) - 1)})"
+                f" SELECT {_ROW} FROM asked CROSS JOIN versions v ON v.name = asked.name AND"
+                " v.number = (SELECT max(number) FROM versions WHERE name = asked.name)",
+                some,
+            )
+            for row in rows:
+                version = _version(row)
+                found[version.name] = version
+        return found
 
     def get(self, name: str, number: int) -> Version | None:
         """One version."""
@@ -372,6 +412,15 @@ class Database:
 
     def _all(self, sql: str, values: Sequence[object]) -> Sequence[Version]:
         return [_version(row) for row in self.connection.execute(sql, values)]
+
+
+def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in portions of 64, 32 … 1, so that there are few different statements."""
+    at = 0
+    while at < len(items):
+        size = min(_ROWS, 1 << (len(items) - at).bit_length() - 1)
+        yield items[at : at + size]
+        at += size
 
 
 def _bounded(first: int, limit: int) -> tuple[int, int]:

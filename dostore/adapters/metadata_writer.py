@@ -80,11 +80,12 @@ class MetadataLimits:
 
 @define(slots=True, eq=False)
 class Addition:
-    """A version to be made, and who waits for it."""
+    """A version to be made, and who waits for it, since when by the reactor's clock."""
 
     draft: Draft
     check: Check | None
     waiter: Deferred[Version]
+    since_s: float
 
 
 class DatabaseDamaged(MetadataUnavailable):
@@ -326,14 +327,14 @@ class MetadataWriter:
     ) -> tuple[list[Version | DostoreError], bytes]:
         """The outcomes of one batch, and its payload for the log."""
         outcomes: list[Version | DostoreError] = []
-        newest: dict[str, Version] = {}
+        newest = database.newest([*dict.fromkeys(each.draft.name for each in additions)])
         encoded: list[bytes] = []
         size = 0
         for addition in additions:
             if size >= _BATCH_BYTES:
                 break
             name = addition.draft.name
-            current = newest.get(name) or database.latest(name)
+            current = newest.get(name)
             try:
                 if addition.check is not None:
                     addition.check(current)

@@ -202,17 +202,21 @@ class DriveNode:
         self.require(DriveState.LIVE)
         await self.commit(content, index, blocks, None)
 
-    def begin_put(self, commit: Commit) -> bool:
-        """Take a whole small shard; :meth:`start_puts` must follow. Whether it is the first that
-        waits for that.
+    @property
+    def committing(self) -> bool:
+        """Whether it is at work on shards, so that others have to wait."""
+        return self._commits.running
+
+    def begin_put(self, commit: Commit) -> None:
+        """Take a whole small shard; :meth:`start_puts` must follow, unless others are committed.
 
         :raises NodeUnavailable: the drive takes none.
         """
         self.require(DriveState.LIVE)
-        return self._commits.add(commit)
+        self._commits.add(commit)
 
     def start_puts(self) -> None:
-        """Begin a round of commits, unless one is under way."""
+        """Begin to commit what was taken."""
         self._commits.start()
 
     async def commit(

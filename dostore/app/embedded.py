@@ -135,6 +135,7 @@ class Embedded:
             files=self._files,
             mailbox=self._threads.mailbox,
             clock=self._reactor,
+            soon=partial(self._reactor.callLater, 0),
         )
 
     def describe(self) -> str:

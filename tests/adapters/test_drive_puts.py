@@ -10,6 +10,8 @@ from functools import partial
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from dostore.adapters.drive_commits import BATCH
+from dostore.adapters.drive_puts import LATE_S
 from dostore.adapters.drives import DriveSet
 from dostore.errors import NodeUnavailable, NoSpace
 from dostore.ports import PUT_GRACE_S
@@ -78,6 +80,11 @@ class DrivePutsTests(SyncTestCase):
         for call in calls:
             call()
 
+    def end_turns(self) -> None:
+        """So many turns of the reactor end that nothing waits for one."""
+        while self.soon:
+            self.end_turn()
+
     def work(self, *indexes: int) -> None:
         """Threads of drives do all that waits for them."""
         for index in indexes:
@@ -95,7 +102,7 @@ class DrivePutsTests(SyncTestCase):
         """A put ends when the last shard is there, not when enough are."""
         what = sample(10_000)
         put = self.put(what)
-        self.end_turn()
+        self.end_turns()
         self.work(0, 1, 2, 3, 5)
         self.assertNoResult(put)
         self.assertEqual(self.held(what), {0, 1, 2, 3, 5})
@@ -103,42 +110,111 @@ class DrivePutsTests(SyncTestCase):
         self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
         self.assertEqual(self.held(what), set(SHARDS))
 
-    def test_one_round_for_all_that_come_together(self) -> None:
-        """Contents that come in one turn of the reactor are made durable by one sync a drive."""
-        puts = [self.put(sample(10_000, seed)) for seed in range(5)]
-        self.assertEqual([workers.backlog() for workers in self.workers.values()], [0] * 6)
-        self.end_turn()
+    def log_syncs(self) -> list[str]:
+        """The logs that were synced since this was last asked."""
+        syncs = [path for call, path in self.files.calls if call == "sync" and "/log/" in path]
         self.files.calls.clear()
+        return syncs
+
+    def test_one_round_for_all_that_come_together(self) -> None:
+        """Contents that come in turns of the reactor that follow one another are made durable by
+        one sync a drive; the round begins when a turn brings no more."""
+        # Making the log takes a sync more.
+        first = self.put(sample(1))
+        self.end_turns()
+        self.work(*SHARDS)
+        self.outcome(first)
+        self.log_syncs()
+        puts = []
+        for seed in range(5):
+            puts.append(self.put(sample(10_000, seed)))
+            self.end_turn()
+            self.assertEqual([workers.backlog() for workers in self.workers.values()], [0] * 6)
+        self.end_turn()
+        self.assertEqual([workers.backlog() for workers in self.workers.values()], [1] * 6)
+        self.assertEqual(self.soon, [])
         self.work(*SHARDS)
         for put in puts:
             self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
-        syncs = [path for call, path in self.files.calls if call == "sync" and "/log/" in path]
-        # The first time, making the log is one more.
-        self.assertEqual(len(syncs), 12)
-        again = [self.put(sample(10_000, seed)) for seed in range(5, 10)]
-        self.end_turn()
-        self.files.calls.clear()
-        self.work(*SHARDS)
-        for put in again:
-            self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
-        syncs = [path for call, path in self.files.calls if call == "sync" and "/log/" in path]
-        self.assertEqual(len(syncs), 6)
+        self.assertEqual(len(self.log_syncs()), 6)
 
-    def test_those_who_come_meanwhile(self) -> None:
-        """Contents that come while drives sync are in the next round, without another turn."""
-        first = self.put(sample(10_000, 1))
+    def test_no_wait_for_too_many(self) -> None:
+        """When as many wait as are written together, the round begins."""
+        puts = [self.put(sample(1, seed)) for seed in range(BATCH + 1)]
         self.end_turn()
-        second = self.put(sample(10_000, 2))
         self.assertEqual(self.soon, [])
         self.work(*SHARDS)
-        for put in (first, second):
+        for put in puts[:BATCH]:
             self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
+        self.assertNoResult(puts[BATCH])
+        self.end_turns()
+        self.work(*SHARDS)
+        self.assertEqual(self.outcome(puts[BATCH]), dict.fromkeys(SHARDS))
+
+    def test_those_who_come_meanwhile(self) -> None:
+        """What comes while drives write is written when all drives have, and not by each when it
+        has."""
+        first = self.put(sample(10_000, 1))
+        self.end_turns()
+        second = self.put(sample(10_000, 2))
+        self.work(0, 1, 2, 3, 4)
+        self.assertEqual(self.soon, [])
+        self.work(5)
+        self.assertEqual(self.outcome(first), dict.fromkeys(SHARDS))
+        self.assertNoResult(second)
+        self.end_turns()
+        self.work(*SHARDS)
+        self.assertEqual(self.outcome(second), dict.fromkeys(SHARDS))
+
+    def test_nobody_waits_for_a_late_drive(self) -> None:
+        """The next round does not wait long for a drive that hangs, and later ones not at all."""
+        first = self.put(sample(10_000, 1))
+        self.end_turns()
+        self.work(*range(5))
+        second = self.put(sample(10_000, 2))
+        self.clock.advance(LATE_S * 0.9)
+        self.assertEqual(self.soon, [])
+        self.clock.advance(LATE_S * 0.2)
+        self.end_turns()
+        self.work(*range(5))
+        what = sample(10_000, 3)
+        third = self.put(what)
+        self.end_turns()
+        self.work(*range(5))
+        self.assertEqual(self.held(what), set(range(5)))
+        # And when the drive goes on, nothing is missing.
+        self.work(5)
+        for put in (first, second, third):
+            self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
+
+    def test_a_round_whose_writers_are_gone(self) -> None:
+        """A round that nobody waits for is over."""
+        first = self.put(sample(10_000, 1))
+        self.end_turns()
+        second = self.put(sample(10_000, 2))
+        third = self.put(sample(10_000, 3))
+        first.cancel()
+        third.cancel()
+        for put in (first, third):
+            self.failureResultOf(put, CancelledError)
+        self.end_turns()
+        self.work(*SHARDS)
+        self.assertEqual(self.outcome(second), dict.fromkeys(SHARDS))
+
+    def test_all_gone_before_the_round(self) -> None:
+        """When all who wait are gone before a round begins, there is none."""
+        put = self.put(sample(10_000))
+        put.cancel()
+        self.failureResultOf(put, CancelledError)
+        self.end_turns()
+        self.assertEqual([workers.backlog() for workers in self.workers.values()], [0] * 6)
+        self.test_waits_for_all()
 
     def test_one_drive_hangs(self) -> None:
         """When enough shards are there, the others have the grace time and no more."""
         what = sample(10_000)
         put = self.put(what)
-        self.end_turn()
+        self.end_turns()
         self.clock.advance(60)
         self.work(0, 1, 2, 3, 4)
         self.clock.advance(PUT_GRACE_S - 0.1)
@@ -152,11 +228,11 @@ class DrivePutsTests(SyncTestCase):
     def test_each_has_its_own_grace(self) -> None:
         """Of several that wait for a drive, each is given up in its own time."""
         first = self.put(sample(10_000, 1))
-        self.end_turn()
+        self.end_turns()
         self.work(*range(5))
         self.clock.advance(PUT_GRACE_S / 2)
         second = self.put(sample(10_000, 2))
-        self.end_turn()
+        self.end_turns()
         self.work(*range(5))
         self.clock.advance(PUT_GRACE_S / 2)
         self.assertEqual(self.outcome(first), dict.fromkeys(range(5)))
@@ -167,9 +243,12 @@ class DrivePutsTests(SyncTestCase):
     def test_given_up_before_it_began(self) -> None:
         """A shard that waits behind a drive that hangs is not written when nobody waits for it."""
         first = self.put(sample(10_000, 1))
-        self.end_turn()
+        self.end_turns()
+        self.work(*range(5))
+        self.clock.advance(LATE_S)
         what = sample(10_000, 2)
         second = self.put(what)
+        self.end_turns()
         self.work(*range(5))
         self.clock.advance(PUT_GRACE_S)
         for put in (first, second):
@@ -177,13 +256,19 @@ class DrivePutsTests(SyncTestCase):
         self.work(5)
         self.assertEqual(self.held(what), set(range(5)))
 
+    def test_nothing_to_put(self) -> None:
+        """Of nothing, nothing is written."""
+        self.placed.clear()
+        self.assertEqual(self.outcome(self.put(sample(10_000))), {})
+        self.assertEqual(self.soon, [])
+
     def test_too_few(self) -> None:
         """When too many drives fail, those that are left have the grace time."""
         for index in (0, 1):
             folder = self.drives.drives[index].folder
             self.files.fail(folder, errno.EIO, operations={"sync"})
         put = self.put(sample(10_000))
-        self.end_turn()
+        self.end_turns()
         self.work(0, 1, 2)
         self.assertNoResult(put)
         self.clock.advance(PUT_GRACE_S)
@@ -198,14 +283,14 @@ class DrivePutsTests(SyncTestCase):
             self.drives.drives[3].folder, errno.ENOSPC, operations={"write", "create"}
         )
         put = self.put(sample(10_000, 1))
-        self.end_turn()
+        self.end_turns()
         self.work(*SHARDS)
         outcomes = dict(self.outcome(put))
         self.assertIsInstance(outcomes.pop(3), NoSpace)
         self.assertEqual(outcomes, dict.fromkeys((0, 1, 2, 4, 5)))
         met = fault.met
         second = self.put(sample(10_000, 2))
-        self.end_turn()
+        self.end_turns()
         self.work(*SHARDS)
         self.assertIsInstance(self.outcome(second)[3], NodeUnavailable)
         self.assertEqual(fault.met, met)
@@ -213,7 +298,7 @@ class DrivePutsTests(SyncTestCase):
     def test_a_drive_goes_away(self) -> None:
         """Who waits for a drive that is found to be away is told at once."""
         put = self.put(sample(10_000))
-        self.end_turn()
+        self.end_turns()
         self.work(*range(5))
         self.drives.drives[5].node.stop()
         outcomes = dict(self.outcome(put))
@@ -223,7 +308,7 @@ class DrivePutsTests(SyncTestCase):
     def test_cancelled(self) -> None:
         """Who is cancelled waits no longer, and what was not begun is not written."""
         first = self.put(sample(10_000, 1))
-        self.end_turn()
+        self.end_turns()
         what = sample(10_000, 2)
         second = self.put(what)
         second.cancel()
@@ -236,7 +321,7 @@ class DrivePutsTests(SyncTestCase):
         """One that is cancelled while it waits for the last shard leaves the others' time alone."""
         first = self.put(sample(10_000, 1))
         second = self.put(sample(10_000, 2))
-        self.end_turn()
+        self.end_turns()
         self.work(*range(5))
         first.cancel()
         self.failureResultOf(first, CancelledError)
