@@ -13,7 +13,7 @@ from benchmarks import prepare, processes, starts
 from benchmarks.bare import Bare, Settings
 from benchmarks.measured import Figures, Measured
 from benchmarks.rows import Row, Scale
-from benchmarks.stores import Clustered, Embedded, Served, Services
+from benchmarks.stores import Clustered, Embedded, Served, Services, Variant
 from benchmarks.workloads import Client, Listing, Run, Starting, Workload
 
 #: A store that clients have put more into is started anew, with nothing in it.
@@ -60,6 +60,7 @@ class Bench:
         self._say = say
         self._numbers = itertools.count(1)
         self._references: dict[Settings, Reference] = {}
+        self._besides: dict[Variant, Embedded] = {}
         self._services = Services(folder / "services")
         self._warm: set[tuple[int, str]] = set()
 
@@ -67,6 +68,8 @@ class Bench:
         """Stop what was started, and remove what it has left."""
         for reference in self._references.values():
             reference.bare.close()
+        for beside in self._besides.values():
+            beside.close()
         self._services.close()
         self.client.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -121,9 +124,11 @@ class Bench:
             work.prepare(served, self.client)
         return _lose_two(served, dict(zip([row.key for row in rows], works, strict=True)))
 
-    def reference(self, row: Row) -> Reference:
-        """The bare server that does what a row asks for."""
+    def reference(self, row: Row) -> Reference | Served:
+        """The bare server that does what a row asks for, or the store that it is compared with."""
         work = row.work
+        if row.variant.beside is not None:
+            return self._beside(row.variant.beside)
         if isinstance(work, Listing):
             database = prepare.database(self._kept, self.scale)
             settings = Settings(str(self._folder / "bare-list"), False, 1, database=str(database))
@@ -137,6 +142,15 @@ class Bench:
         if settings not in self._references:
             self._references[settings] = Reference(settings)
         return self._references[settings]
+
+    def _beside(self, variant: Variant) -> Served:
+        if variant not in self._besides:
+            folder = self._folder / f"store-{next(self._numbers)}"
+            self._besides[variant] = Embedded(folder, variant)
+        beside = self._besides[variant]
+        if not beside.running or beside.written_bytes > _WRITTEN_BYTES:
+            beside.start()
+        return beside
 
     # Runs
 

@@ -11,6 +11,7 @@ from benchmarks.stores import (
     COPIES,
     GZIP,
     JOURNAL,
+    NOISE,
     PACKED,
     UNSYNCED,
     WORKERS,
@@ -80,6 +81,9 @@ def rows(scale: Scale, shape: str) -> list[Row]:
     for variant, name, what, work in _works(scale):
         if not all(any(takes(p, option) for p in plugins) for option in variant.options):
             continue
+        if variant.beside is not None and shape == "cluster":
+            # Two clusters are more than one machine should run.
+            continue
         parts = ["cluster"] if shape == "cluster" else []
         parts += [name, variant.name] if variant.name else [name]
         title = f"{what}, {variant.title}" if variant.title else what
@@ -94,7 +98,7 @@ _Work = tuple[Variant, str, str, Workload | Listing | Starting]
 
 
 def _works(scale: Scale) -> Iterator[_Work]:
-    for variant in (JOURNAL, UNSYNCED, PACKED, WORKERS, COPIES, GZIP):
+    for variant in (JOURNAL, UNSYNCED, PACKED, WORKERS, COPIES, GZIP, NOISE):
         for method in ("PUT", "GET"):
             for name, size, connections in _sizes(scale):
                 if variant is JOURNAL or (method, name, connections) in _OF[variant.name]:
@@ -137,6 +141,7 @@ _OF = {
     "packed": _SMALL,
     "workers": {*_SMALL, ("PUT", "1m", 8), ("GET", "1m", 8)},
     "copies": {("PUT", "4k", 16), ("GET", "4k", 16)},
+    "noise": {("PUT", "4k", 16), ("PUT", "64k", 16), ("PUT", "1m", 8), ("PUT", "large", 1)},
     "gzip": {("PUT", "64k", 16), ("GET", "64k", 16), ("PUT", "1m", 8), ("GET", "1m", 8)},
 }
 

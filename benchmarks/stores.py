@@ -38,11 +38,13 @@ class Variant:
 
     :ivar title: what the table calls it; empty: as it is by default.
     :ivar options: for the process that they belong to, by its own help.
+    :ivar beside: the store that it is compared with; None: the bare server.
     """
 
     name: str
     title: str
     options: tuple[str, ...] = ()
+    beside: Variant | None = None
 
 
 JOURNAL = Variant("", "")
@@ -51,6 +53,12 @@ PACKED = Variant("packed", "packed", ("--pack-below=65537",))
 COPIES = Variant("copies", "small ones as copies", ("--copies-below=16384",))
 WORKERS = Variant("workers", "2 workers", ("--workers=2",))
 GZIP = Variant("gzip", "shards compressed", ("--compression=gzip",))
+NOISE = Variant(
+    "noise",
+    "compression in vain, beside a store without it",
+    GZIP.options,
+    JOURNAL,
+)
 
 
 @cache

@@ -42,7 +42,7 @@ PROMISED = {
 OPTIONAL = {
     "--pack-below": {"put-4k-16-packed", "get-4k-16-packed", "put-64k-16-packed"},
     "--workers": {"get-4k-16-workers", "put-4k-16-workers"},
-    "--compression": {"put-1m-8-gzip", "get-1m-8-gzip"},
+    "--compression": {"put-1m-8-gzip", "get-1m-8-gzip", "put-1m-8-noise"},
     "--copies-below": {"put-4k-16-copies", "get-4k-16-copies"},
 }
 
