@@ -321,6 +321,10 @@ class Member:
 class ICluster(Interface):
     """Who keeps shards."""
 
+    asking_costs: bool = Attribute(
+        "Whether asking a node what it has takes about as long as having it keep a small shard."
+    )
+
     def members() -> Sequence[Member]:
         """Every node that is known, the ones that are away included, in a stable order.
 
@@ -360,6 +364,18 @@ class ICluster(Interface):
         :param shards: the blocks of each shard.
         :returns: by index, None for a shard that is there, durably, else why it is not; nothing
             for those that were given up.
+        """
+
+    async def put_new(
+        content: Content,
+        placed: Mapping[int, str],
+        shards: Sequence[Sequence[bytes | memoryview]],
+        need: int,
+    ) -> Mapping[int, Exception | None]:
+        """The same for a content that is taken for new: a node that has any shard of it, can give
+        one back, or is getting one, keeps nothing, and AlreadyHeld is why.
+
+        So of several who put the same content at the same time, one at most meets no AlreadyHeld.
         """
 
     def placed(content_hash: ContentHash, holders: Mapping[int, str]) -> None:

@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from dostore.adapters.bus import Complaints, Delivery, IBus, ISubscription
 from dostore.adapters.membership import Membership, Peer
+from dostore.adapters.node_puts import IPuttingNode, put_all
 from dostore.background import Background
 from dostore.core.messages import (
     API_SERVERS,
@@ -30,7 +31,7 @@ from dostore.core.names import ContentHash
 from dostore.core.placement import rank
 from dostore.errors import NodeUnavailable
 from dostore.fanout import gather_quorum, with_timeout
-from dostore.ports import PUT_GRACE_S, ICluster, IShardNode, Member
+from dostore.ports import ICluster, Member
 
 _log = Logger()
 
@@ -142,10 +143,12 @@ class AmqpCluster:
     :param shards: k + m.
     """
 
+    asking_costs = True
+
     def __init__(
         self,
         bus: IBus,
-        make_node: Callable[[str], IShardNode],
+        make_node: Callable[[str], IPuttingNode],
         shards: int,
         clock: IReactorTime,
     ) -> None:
@@ -215,18 +218,19 @@ class AmqpCluster:
         need: int,
     ) -> Mapping[int, Exception | None]:
         """See ICluster."""
-        nodes = {member.address: member.node for member in self._membership.members()}
-        outcomes = await gather_quorum(
-            [
-                _put(nodes.get(address), address, content, index, shards[index])
-                for index, address in placed.items()
-            ],
-            need=need,
-            grace_s=PUT_GRACE_S,
-            clock=self._clock,
-        )
-        ended = zip(placed, outcomes, strict=True)
-        return {index: outcome.error for index, outcome in ended if outcome is not None}
+        nodes = self._membership.nodes()
+        return await put_all(nodes, content, placed, shards, need, self._clock, only_new=False)
+
+    async def put_new(
+        self,
+        content: Content,
+        placed: Mapping[int, str],
+        shards: Sequence[Sequence[bytes | memoryview]],
+        need: int,
+    ) -> Mapping[int, Exception | None]:
+        """See ICluster."""
+        nodes = self._membership.nodes()
+        return await put_all(nodes, content, placed, shards, need, self._clock, only_new=True)
 
     def placed(self, content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """See ICluster."""
@@ -402,15 +406,3 @@ class AmqpCluster:
         }
         if len(self._places) > MAX_REMEMBERED:
             del self._places[next(iter(self._places))]
-
-
-async def _put(
-    node: IShardNode | None,
-    address: str,
-    content: Content,
-    index: int,
-    blocks: Sequence[bytes | memoryview],
-) -> None:
-    if node is None:
-        raise NodeUnavailable(f"There is no data server {address} any more.")
-    await node.put(content, index, blocks)

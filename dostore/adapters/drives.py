@@ -23,7 +23,7 @@ from dostore.background import Background
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.errors import ConfigError, DostoreError, NodeUnavailable
+from dostore.errors import AlreadyHeld, ConfigError, DostoreError, NodeUnavailable
 from dostore.fanout import gather, with_timeout
 from dostore.ports import ICluster, Member
 from dostore.threads import IWorkers
@@ -107,6 +107,8 @@ class DriveSet:
     :param now: the time of day in seconds since the epoch, for the age of garbage and of what was
         abandoned.
     """
+
+    asking_costs = False
 
     def __init__(
         self,
@@ -214,6 +216,24 @@ class DriveSet:
     ) -> Mapping[int, Exception | None]:
         """See ICluster."""
         return await self._puts.put(content, placed, shards, need)
+
+    async def put_new(
+        self,
+        content: Content,
+        placed: Mapping[int, str],
+        shards: Sequence[Sequence[bytes | memoryview]],
+        need: int,
+    ) -> Mapping[int, Exception | None]:
+        """See ICluster. Who is asked nothing that costs has no need of it."""
+        holders = {d.node.address for d in self.drives if d.node.held(content.hash)}
+        outcomes: dict[int, Exception | None] = {
+            index: AlreadyHeld(f"{address} has a shard of this content.")
+            for index, address in placed.items()
+            if address in holders
+        }
+        free = {index: address for index, address in placed.items() if index not in outcomes}
+        outcomes.update(await self._puts.put(content, free, shards, need))
+        return outcomes
 
     # Starting
 

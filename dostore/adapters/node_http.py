@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dostore.adapters.http_link import QUICK_TIMEOUT_S, HttpLink
 from dostore.adapters.node_batch import Lane
+from dostore.adapters.node_puts import IPuttingNode, Tell
 from dostore.adapters.temp_http import HttpTemps
-from dostore.core.batch import GET, MAX_SHARD_BYTES, PUT, Question, Reply
+from dostore.core.batch import GET, MAX_SHARD_BYTES, NEW, PUT, Question, Reply
 from dostore.core.datafields import (
     MAX_GLANCES,
     ShardDigest,
@@ -34,7 +36,7 @@ from dostore.core.datafields import (
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.core.shardfile import CHECK_BYTES, ShardFileBuilder
+from dostore.core.shardfile import CHECK_BYTES, ShardFileBuilder, hash_of_shard
 from dostore.errors import (
     AlreadyHeld,
     BadShard,
@@ -47,7 +49,7 @@ from dostore.errors import (
 )
 from dostore.http.body import AnswerBody, Broken
 from dostore.http.exchange import ANSWER_TIMEOUT_S, Answer, Answered, Field, Fields, Upload
-from dostore.ports import IShardNode, IShardReader, IShardWriter
+from dostore.ports import IShardReader, IShardWriter
 
 Block = bytes | memoryview
 
@@ -70,7 +72,7 @@ _MAX_DETAIL = 300
 _FRAMED: Field = (b"X-Framed", b"1")
 
 
-@implementer(IShardNode)
+@implementer(IPuttingNode)
 class HttpNode:
     """A data server as a node.
 
@@ -107,12 +109,9 @@ class HttpNode:
 
     async def put(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
         """See IShardNode."""
-        builder = ShardFileBuilder(index, content.scheme)
-        builder.add(blocks)
-        _, name = builder.finish(content)
         size = content.scheme.shard_size(content.size)
         if size <= MAX_SHARD_BYTES:
-            question = Question(PUT, content.hash, index, content, name.shard_hash)
+            question = Question(PUT, content.hash, index, content, hash_of_shard(blocks))
             reply = await self._puts.ask(question, blocks, size)
             if reply.status != 200:
                 raise self._failure(reply)
@@ -123,12 +122,52 @@ class HttpNode:
         fields = [
             (b"Size", b"%d" % content.size),
             (b"X-Scheme", format_scheme(content.scheme)),
-            (b"Digest", ShardDigest(shard=name.shard_hash).format()),
+            (b"Digest", ShardDigest(shard=hash_of_shard(blocks)).format()),
         ]
         target = b"/objects/" + shard_path(content.hash, index)
         answer = await self.link.ask(b"PUT", target, fields, blocks)
         if answer.status != 200:
             raise self.error(answer)
+
+    def begin_put(
+        self, content: Content, index: int, blocks: Sequence[Block], tell: Tell, only_new: bool
+    ) -> Callable[[], None]:
+        """See IPuttingNode."""
+        size = content.scheme.shard_size(content.size)
+        if size > MAX_SHARD_BYTES:
+            return self._begin_alone(content, index, blocks, tell, only_new)
+
+        def told(outcome: Reply | Exception) -> None:
+            if not isinstance(outcome, Reply):
+                tell(outcome)
+            elif outcome.status == 200:
+                tell(None)
+            else:
+                tell(self._failure(outcome))
+
+        kind = NEW if only_new else PUT
+        question = Question(kind, content.hash, index, content, hash_of_shard(blocks))
+        return self._puts.begin(question, blocks, size, told).leave
+
+    def _begin_alone(
+        self, content: Content, index: int, blocks: Sequence[Block], tell: Tell, only_new: bool
+    ) -> Callable[[], None]:
+        """See IPuttingNode, for a shard that does not travel with others."""
+
+        async def put() -> None:
+            if only_new and await self.holds(content.hash):
+                raise AlreadyHeld(f"{self.address} has a shard of this content.")
+            await self.put(content, index, blocks)
+
+        def told(failure: Failure | None) -> None:
+            if failure is None:
+                tell(None)
+            elif isinstance(failure.value, Exception):
+                tell(failure.value)
+
+        putting = Deferred.fromCoroutine(put())
+        _ = putting.addBoth(told)
+        return putting.cancel
 
     async def _put_large(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
         writer = await self.begin(index, content.scheme)

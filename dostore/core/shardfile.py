@@ -60,6 +60,13 @@ def check_of(data: Block) -> bytes:
     return xxhash.xxh3_128_digest(data)
 
 
+def hash_of_shard(blocks: Sequence[Block]) -> bytes:
+    """The shard hash of all the blocks of a shard; see :meth:`ShardFileBuilder.finish`."""
+    if len(blocks) == 1:
+        return hashlib.sha256(blocks[0]).digest()
+    return hashlib.sha256(b"".join(map(check_of, blocks))).digest()
+
+
 def plain_file_size(content: Content) -> int:
     """Bytes of a shard file of a content, stored without compression."""
     blocks = content.scheme.stripe_count(content.size)

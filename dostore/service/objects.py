@@ -115,6 +115,7 @@ class ObjectStore:
             leases=leases,
             background=self.background,
             quorum=self._quorum,
+            alone=not orphan_grace_s,
         )
         self.uploads = Uploads(
             cluster,
@@ -209,7 +210,7 @@ class ObjectStore:
                 raise
             except MetadataUnavailable:
                 if not patience_s:
-                    self._writer.discard(content)
+                    self._writer.discard(content, reused)
                     raise
                 if self._clock.seconds() + pause_s > until:
                     self._writer.keep(content)
@@ -217,7 +218,7 @@ class ObjectStore:
                 await deferLater(self._clock, pause_s)
                 pause_s *= 2
             except BaseException:
-                self._writer.discard(content)
+                self._writer.discard(content, reused)
                 raise
         if reused:
             await self._writer.bring_back(content.hash)

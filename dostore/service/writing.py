@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from attrs import frozen
+from attrs import define, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from dostore.background import Background
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
-from dostore.core.placement import homes, homes_of_missing
+from dostore.core.placement import homes, homes_of_missing, rank
 from dostore.core.scheme import Scheme
 from dostore.core.stripes import Block, StripeCoder
-from dostore.errors import DigestMismatch, DostoreError, NoSpace, QuorumNotMet
+from dostore.errors import AlreadyHeld, DigestMismatch, DostoreError, NoSpace, QuorumNotMet
 from dostore.fanout import Outcome, gather, gather_quorum
 from dostore.ports import (
     PUT_GRACE_S,
@@ -43,8 +43,22 @@ BATCH_BYTES = 1 << 20
 #: Up to this, hashing and encoding (some 10 us) cost less than the hop to a thread that saves them.
 INLINE_BYTES = 32 * 1024
 
+#: Where asking costs, a content up to this is put as a new one, and looked for only when it is not:
+#: to ask first would cost about as much, and most contents are new.
+AS_NEW_BYTES = 256 * 1024
+
 #: How long the slower nodes get when enough others have done their part.
 WRITE_GRACE_S = PUT_GRACE_S
+
+
+@define(eq=False)
+class _Finding:
+    """What a writer learned of the content that it leases.
+
+    :ivar found: some of it was there already.
+    """
+
+    found: bool = False
 
 
 @frozen(slots=True)
@@ -74,6 +88,7 @@ class ContentWriter:
 
     :param workers: threads for hashing and encoding.
     :param quorum: how many shards a write needs, from k to k + m.
+    :param alone: nobody else writes or removes contents, so that the leases tell of everybody.
     """
 
     def __init__(
@@ -89,6 +104,7 @@ class ContentWriter:
         leases: Leases,
         background: Background,
         quorum: int,
+        alone: bool,
     ) -> None:
         self._cluster = cluster
         self._metadata = metadata
@@ -101,6 +117,7 @@ class ContentWriter:
         self._leases = leases
         self._background = background
         self._quorum = quorum
+        self._alone = alone
         self._degraded: set[ContentHash] = set()
         self._reused: Counter[ContentHash] = Counter()
         self._batch_bytes = max(1, BATCH_BYTES // scheme.stripe_size) * scheme.stripe_size
@@ -137,25 +154,28 @@ class ContentWriter:
         if len(head) < self._batch_bytes:
             return await self._write_small(head, digest)
         if digest is not None:
-            async with self._leased(digest):
+            async with self._leased(digest) as finding:
                 stored, _ = await self._find_stored(digest)
                 if stored is not None:
-                    return await self._hash_only(head, source, stored)
+                    return await self._hash_only(head, source, stored, finding)
             self._leases.release(digest)
         return await self._write_large(head, source, digest)
 
     @asynccontextmanager
-    async def _leased(self, content_hash: ContentHash) -> AsyncIterator[None]:
+    async def _leased(self, content_hash: ContentHash) -> AsyncIterator[_Finding]:
         """Lease a content, for ever unless there is an error: then what was written is removed."""
         await self._leases.hold(content_hash)
+        finding = _Finding()
         try:
-            yield
+            yield finding
         except BaseException:
-            self._give_up(content_hash)
+            self._give_up(content_hash, finding.found)
             raise
+        if finding.found:
+            self._reused[content_hash] += 1
 
     def was_reused(self, content: Content) -> bool:
-        """Whether a write found the content stored; asked once for each :meth:`write`."""
+        """Whether a write found some of the content stored; asked once for each :meth:`write`."""
         if not self._reused[content.hash]:
             return False
         self._reused[content.hash] -= 1
@@ -187,16 +207,27 @@ class ContentWriter:
             self._degraded.discard(content.hash)
             self._repairer.notice(content.hash)
 
-    def discard(self, content: Content) -> None:
-        """No version was made: have the content removed, unless another refers to it."""
-        self._give_up(content.hash)
+    def discard(self, content: Content, reused: bool) -> None:
+        """No version was made: have the content removed, unless another refers to it.
 
-    def _give_up(self, content_hash: ContentHash) -> None:
-        """Nothing comes of a lease."""
+        :param reused: what :meth:`was_reused` said.
+        """
+        self._give_up(content.hash, reused)
+
+    def _give_up(self, content_hash: ContentHash, found: bool) -> None:
+        """Nothing comes of a lease.
+
+        :param found: some of the content was there already.
+        """
         self._leases.release(content_hash)
         if not self._leases.held(content_hash):
             # Else another writer will have to know.
             self._degraded.discard(content_hash)
+        if found and not self._alone:
+            # Another API server, whose leases nobody here knows, may have written it and be about
+            # to make the version: it would never look whether the content is still there. If it is
+            # nobody's, the sweep takes it in its time.
+            return
         # Whoever waits for an answer need not wait for this: it takes long when metadata is away.
         self._background.run("remove", self._remove_unless_referenced(content_hash))
 
@@ -222,15 +253,22 @@ class ContentWriter:
     async def _write_small(self, data: bytes, digest: ContentHash | None) -> Content:
         content_hash = await self._hash(data)
         self._compare(content_hash, digest)
-        async with self._leased(content_hash):
-            return await self._write_whole(data, content_hash)
+        async with self._leased(content_hash) as finding:
+            return await self._write_whole(data, content_hash, finding)
 
-    async def _write_whole(self, data: bytes, content_hash: ContentHash) -> Content:
+    async def _write_whole(
+        self, data: bytes, content_hash: ContentHash, finding: _Finding
+    ) -> Content:
+        content = Content(content_hash, len(data), self._scheme)
+        if self._cluster.asking_costs and len(data) <= AS_NEW_BYTES:
+            shards = (await self._encode(data)).shards
+            if await self._put_as_new(content, shards, finding):
+                return content
         stored, held = await self._find_stored(content_hash)
         if stored is not None:
-            await self._renew(stored)
+            await self._renew(stored, finding)
             return stored
-        content = Content(content_hash, len(data), self._scheme)
+        finding.found = finding.found or bool(held)
         shards = (await self._encode(data)).shards
         members = {m.address: m for m in self._cluster.members()}
         zones = {address: member.zone for address, member in members.items()}
@@ -248,6 +286,31 @@ class ContentWriter:
             [Outcome(None, ended[index]) if index in ended else None for index in placed],
         )
         return content
+
+    async def _put_as_new(
+        self, content: Content, shards: Sequence[Sequence[Block]], finding: _Finding
+    ) -> bool:
+        """Put a content where all who have some of it are met on the way, if there is any.
+
+        :returns: False when there is, or may be elsewhere.
+        """
+        members = {m.address: m for m in self._cluster.members()}
+        zones = {address: member.zone for address, member in members.items()}
+        # Those are asked when it is looked for, too.
+        first = rank(content.hash, zones)[: self._scheme.shards]
+        if len(first) < self._scheme.shards or not all(members[a].writable for a in first):
+            return False
+        placed = dict(enumerate(first))
+        ended = await self._cluster.put_new(content, placed, shards, self._quorum)
+        if any(isinstance(error, AlreadyHeld) for error in ended.values()):
+            finding.found = True
+            return False
+        self._judge(
+            content,
+            {index: members[address].node for index, address in placed.items()},
+            [Outcome(None, ended[index]) if index in ended else None for index in placed],
+        )
+        return True
 
     async def _hash(self, data: bytes) -> ContentHash:
         if len(data) <= INLINE_BYTES:
@@ -283,12 +346,13 @@ class ContentWriter:
         :returns: the content; the one that is stored already, if there is one.
         :raises QuorumNotMet, NoSpace: too few nodes have their shard; nothing is kept.
         """
-        async with self._leased(content.hash):
+        async with self._leased(content.hash) as finding:
             stored, held = await self._find_stored(content.hash)
             if stored is not None:
                 shards.abort()
-                await self._renew(stored)
+                await self._renew(stored, finding)
                 return stored
+            finding.found = bool(held)
             nodes = shards.nodes
             holders = self._judge(content, nodes, await shards.commit(content))
             await self._drop_surplus(content.hash, held, holders)
@@ -296,10 +360,10 @@ class ContentWriter:
 
     async def find(self, content_hash: ContentHash, size: int) -> Content | None:
         """A content of that size that is stored already, leased; None: there is none."""
-        async with self._leased(content_hash):
+        async with self._leased(content_hash) as finding:
             stored, _ = await self._find_stored(content_hash)
             if stored is not None and stored.size == size:
-                await self._renew(stored)
+                await self._renew(stored, finding)
                 return stored
         self._leases.release(content_hash)
         return None
@@ -362,7 +426,9 @@ class ContentWriter:
     async def _send(self, data: bytes, stream: _ShardStream) -> None:
         await stream.write((await self._encode(data)).shards)
 
-    async def _hash_only(self, head: bytes, source: IByteSource, stored: Content) -> Content:
+    async def _hash_only(
+        self, head: bytes, source: IByteSource, stored: Content, finding: _Finding
+    ) -> Content:
         """The content is stored: only prove that the body is what its digest says."""
         hasher = hashlib.sha256()
         data = head
@@ -373,7 +439,7 @@ class ContentWriter:
         content, _ = await self._find_stored(stored.hash)
         if content is None:
             raise QuorumNotMet("The stored content was lost meanwhile. Send it again.")
-        await self._renew(content)
+        await self._renew(content, finding)
         return content
 
     # Judging
@@ -397,9 +463,9 @@ class ContentWriter:
                 "Send it again."
             )
 
-    async def _renew(self, content: Content) -> None:
+    async def _renew(self, content: Content, finding: _Finding) -> None:
         self._stats.deduplicated += 1
-        self._reused[content.hash] += 1
+        finding.found = True
         members = [m for m in self._cluster.members() if m.live]
         outcomes = await gather([m.node.renew(content.hash) for m in members])
         # It only keeps the age for collectors elsewhere; here the lease protects the content.

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from dostore.core.names import ContentHash
 from dostore.core.placement import rank
-from dostore.errors import NodeUnavailable
+from dostore.errors import AlreadyHeld, NodeUnavailable
 from dostore.fanout import gather
 from dostore.ports import ICluster
 from tests.support.shards import Sample, sample
@@ -175,6 +175,36 @@ class ClusterContract(_Base):
             self.assertEqual(outcomes, {5: None, 2: None})
             held = await cluster.locate(what.content.hash)
             self.assertEqual(self.found(held), {5: [first], 2: [last]})
+
+    async def test_put_new(self) -> None:
+        """Of a content that nobody has, every shard is put; after that nobody takes it for new,
+        whichever shard it is.
+        """
+        cluster = await self.make_cluster()
+        what = sample(10_000)
+        addresses = rank(what.content.hash, self.addresses(cluster))
+        placed = dict(enumerate(addresses))
+        outcomes = await cluster.put_new(what.content, placed, what.shards, 5)
+        self.assertEqual(outcomes, dict.fromkeys(range(SHARDS)))
+        for order in (addresses, addresses[1:] + addresses[:1]):
+            outcomes = await cluster.put_new(what.content, dict(enumerate(order)), what.shards, 5)
+            self.assertEqual(sorted(outcomes), list(range(SHARDS)))
+            for error in outcomes.values():
+                self.assertIsInstance(error, AlreadyHeld)
+        self.assertEqual(
+            self.found(await cluster.locate(what.content.hash)),
+            {index: [address] for index, address in placed.items()},
+        )
+
+    async def test_put_new_where_some_are(self) -> None:
+        """Who has a shard says so and keeps it; the others take theirs."""
+        cluster = await self.make_cluster()
+        what = sample(10_000)
+        placed = dict(enumerate(self.addresses(cluster)))
+        await self.keep(cluster, what, 2, placed[2])
+        outcomes = dict(await cluster.put_new(what.content, placed, what.shards, 5))
+        self.assertIsInstance(outcomes.pop(2), AlreadyHeld)
+        self.assertEqual(outcomes, dict.fromkeys((0, 1, 3, 4, 5)))
 
     async def test_put_without_nodes(self) -> None:
         """Why a shard is not on a node that is away, or unknown, is told; others are put."""

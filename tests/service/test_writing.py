@@ -349,7 +349,7 @@ class StoredTests(WritingCase):
         fault.lift()
         # The drive is back, and whoever looked for what is missing on it has passed.
         await machine.pass_time(10.0)
-        writer.discard(one)
+        writer.discard(one, False)
         writer.keep(two)
         await machine.settle()
         self.assertEqual(len(machine.shard_files()), 6)

@@ -91,6 +91,8 @@ class Machine:
         self.quorum: int | None = None
         #: By what the next start compresses shards.
         self.compression_level: int | None = None
+        #: More than nothing: there are other API servers, whose leases nobody here knows.
+        self.orphan_grace_s = 0.0
         self.wrap: Callable[[IMetadataStore], IMetadataStore] = lambda metadata: metadata
         self._mailbox = Mailbox(reactor.callFromThread)  # type: ignore[attr-defined]
         self._threads: list[Workers] = []
@@ -142,6 +144,7 @@ class Machine:
             clock=self.clock,
             now=self.now,
             quorum=self.quorum,
+            orphan_grace_s=self.orphan_grace_s,
             upload_key=self._upload_key,
         )
         if background:
@@ -161,6 +164,7 @@ class Machine:
             clock=self.clock,
             now=self.now,
             quorum=self.quorum,
+            orphan_grace_s=self.orphan_grace_s,
             upload_key=self._upload_key,
         )
 

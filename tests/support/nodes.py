@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from dostore.adapters.node_puts import IPuttingNode
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.errors import NodeUnavailable
-from dostore.ports import IShardNode
+from dostore.errors import AlreadyHeld, NodeUnavailable
 
 
-@implementer(IShardNode)
+@implementer(IPuttingNode)
 class KnowingNode:
     """Answers ``holds``, and takes small shards, or fails both, or lets both wait; gives none.
 
@@ -61,6 +61,25 @@ class KnowingNode:
         if self.down:
             raise NodeUnavailable(f"{self.address} is down.")
         self.shards.setdefault(content.hash, set()).add(index)
+
+    def begin_put(
+        self,
+        content: Content,
+        index: int,
+        blocks: Sequence[object],
+        tell: Callable[[Exception | None], None],
+        only_new: bool,
+    ) -> Callable[[], None]:
+        """See IPuttingNode."""
+
+        async def put() -> None:
+            if only_new and self.held(content.hash):
+                raise AlreadyHeld(f"{self.address} has a shard of it.")
+            await self.put(content, index, blocks)
+
+        putting = Deferred.fromCoroutine(put())
+        _ = putting.addCallbacks(lambda _: tell(None), lambda failure: tell(failure.value))
+        return putting.cancel
 
     async def open(
         self, content_hash: ContentHash, index: int, size: int | None = None
