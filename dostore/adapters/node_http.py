@@ -109,7 +109,7 @@ class HttpNode:
 
     async def put(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
         """See IShardNode."""
-        size = content.scheme.shard_size(content.size)
+        size = _shard_size(content, blocks)
         if size <= MAX_SHARD_BYTES:
             question = Question(PUT, content.hash, index, content, hash_of_shard(blocks))
             reply = await self._puts.ask(question, blocks, size)
@@ -133,7 +133,7 @@ class HttpNode:
         self, content: Content, index: int, blocks: Sequence[Block], tell: Tell, only_new: bool
     ) -> Callable[[], None]:
         """See IPuttingNode."""
-        size = content.scheme.shard_size(content.size)
+        size = _shard_size(content, blocks)
         if size > MAX_SHARD_BYTES:
             return self._begin_alone(content, index, blocks, tell, only_new)
 
@@ -364,6 +364,17 @@ def _detail(answer: Answer) -> str:
     except (ValueError, KeyError, TypeError):
         return ""
     return detail if isinstance(detail, str) else ""
+
+
+def _shard_size(content: Content, blocks: Sequence[Block]) -> int:
+    """Plain bytes of a shard of a content.
+
+    :raises ValueError: the blocks are none. Sent with others, they would spoil the whole request.
+    """
+    size = content.scheme.shard_size(content.size)
+    if (sum(map(len, blocks)), len(blocks)) != (size, content.scheme.stripe_count(content.size)):
+        raise ValueError(f"{len(blocks)} blocks are no shard of {content.size} bytes")
+    return size
 
 
 def framed_size(content: Content) -> int:
