@@ -143,4 +143,5 @@ class Attempts:
         also = f" So did {count_text(others, 'other server')}." if others else ""
         if not self._servers.answered:
             return f"{error.detail}{also} Is it running there? --url or DOSTORE_URL says where."
-        return f"{error.detail}{also} It was tried for {seconds_text(tried_s)}. Try again later."
+        long = f" It was tried for {seconds_text(tried_s)}." if tried_s >= 1 else ""
+        return f"{error.detail}{also}{long} Try again later."

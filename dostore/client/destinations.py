@@ -57,11 +57,13 @@ def relative_parts(name: str, prefix: str) -> tuple[str, ...]:
 class Place:
     """A file that is to be written, in a folder that is open.
 
-    :ivar path: how it is called in messages and in the state that is kept.
+    :ivar path: absolute, and without links.
+    :ivar title: how the user would write it.
     """
 
-    def __init__(self, folder: int, base: str, path: str) -> None:
+    def __init__(self, folder: int, base: str, path: str, title: str) -> None:
         self.path = path
+        self.title = title
         self._folder = folder
         self._base = base
         self._part = base + PART_SUFFIX
@@ -72,12 +74,12 @@ class Place:
 
         :raises LocalTrouble: it cannot be one.
         """
-        path = os.path.realpath(path)
+        title, path = path, os.path.realpath(path)
         parent, base = os.path.split(path)
         if len(os.fsencode(base)) > _MAX_NAME_BYTES - len(PART_SUFFIX):
-            raise LocalTrouble(f"{path} is too long for a file's name. Choose another with --to.")
+            raise LocalTrouble(f"{title} is too long for a file's name. Choose another with --to.")
         try:
-            return cls(os.open(parent, _FOLDER), base, path)
+            return cls(os.open(parent, _FOLDER), base, path, title)
         except OSError as error:
             raise local(error, f"The folder {parent} cannot be used") from error
 
@@ -91,14 +93,14 @@ class Place:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise local(error, f"{self.path} cannot be written") from error
+            raise local(error, f"{self.title} cannot be written") from error
         if stat.S_ISDIR(info.st_mode):
             raise LocalTrouble(
-                f"{self.path} is a folder, and cannot be a file too. Get the object alone, with"
+                f"{self.title} is a folder, and cannot be a file too. Get the object alone, with"
                 " --to FILE."
             )
         if not stat.S_ISREG(info.st_mode):
-            raise LocalTrouble(f"{self.path} is no regular file. Remove it first.")
+            raise LocalTrouble(f"{self.title} is no regular file. Remove it first.")
         return info.st_size
 
     def hash(self) -> ContentHash:
@@ -113,7 +115,7 @@ class Place:
             with open(descriptor, "rb") as file:
                 return ContentHash(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise local(error, f"{self.path} cannot be read") from error
+            raise local(error, f"{self.title} cannot be read") from error
 
     def open_part(self) -> int:
         """A descriptor of what there is of the file so far.
@@ -123,18 +125,18 @@ class Place:
         try:
             descriptor = os.open(self._part, _PART, 0o666, dir_fd=self._folder)
         except OSError as error:
-            raise local(error, f"{self.path}{PART_SUFFIX} cannot be written") from error
+            raise local(error, f"{self.title}{PART_SUFFIX} cannot be written") from error
         try:
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1 or info.st_uid != os.geteuid():
                 raise LocalTrouble(
-                    f"{self.path}{PART_SUFFIX} is not a file of yours alone. Remove it first."
+                    f"{self.title}{PART_SUFFIX} is not a file of yours alone. Remove it first."
                 )
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
             raise LocalTrouble(
-                f"{self.path}{PART_SUFFIX} is being written by another dostore. Let it end first."
+                f"{self.title}{PART_SUFFIX} is being written by another dostore. Let it end first."
             ) from error
         except LocalTrouble:
             os.close(descriptor)
@@ -149,7 +151,7 @@ class Place:
         try:
             os.rename(self._part, self._base, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         except OSError as error:
-            raise local(error, f"{self.path} cannot be written") from error
+            raise local(error, f"{self.title} cannot be written") from error
 
     def remove_part(self) -> None:
         """What there is of it is of no use."""
@@ -158,7 +160,7 @@ class Place:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise local(error, f"{self.path}{PART_SUFFIX} cannot be removed") from error
+            raise local(error, f"{self.title}{PART_SUFFIX} cannot be removed") from error
 
     def close(self) -> None:
         """Let go of the folder. Idempotent."""
@@ -174,10 +176,11 @@ class Target:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = os.path.realpath(path)
+        self._title = os.path.normpath(path)
+        self._path = os.path.realpath(path)
         try:
-            os.makedirs(self.path, exist_ok=True)
-            self._descriptor = os.open(self.path, _FOLDER)
+            os.makedirs(self._path, exist_ok=True)
+            self._descriptor = os.open(self._path, _FOLDER)
         except OSError as error:
             raise local(error, f"The folder {path} cannot be used") from error
 
@@ -187,24 +190,25 @@ class Target:
         :raises LocalTrouble: it cannot be there.
         """
         folder = os.dup(self._descriptor)
-        path = self.path
+        title = self._title
         try:
             for part in parts[:-1]:
-                path = os.path.join(path, part)
-                inner = _enter(folder, part, path)
+                title = os.path.normpath(os.path.join(title, part))
+                inner = _enter(folder, part, title)
                 os.close(folder)
                 folder = inner
         except BaseException:
             os.close(folder)
             raise
-        return Place(folder, parts[-1], os.path.join(path, parts[-1]))
+        title = os.path.normpath(os.path.join(title, parts[-1]))
+        return Place(folder, parts[-1], os.path.join(self._path, *parts), title)
 
     def close(self) -> None:
         """Let go of it."""
         os.close(self._descriptor)
 
 
-def _enter(folder: int, part: str, path: str) -> int:
+def _enter(folder: int, part: str, title: str) -> int:
     """Open a folder in a folder; make it if it is not there."""
     try:
         with _ignoring(errno.EEXIST):
@@ -213,10 +217,10 @@ def _enter(folder: int, part: str, path: str) -> int:
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             raise LocalTrouble(
-                f"{path} is a file or a link, so nothing is written below it. Get what belongs"
+                f"{title} is a file or a link, so nothing is written below it. Get what belongs"
                 " there alone, with --to FILE, or into another folder."
             ) from error
-        raise local(error, f"The folder {path} cannot be used") from error
+        raise local(error, f"The folder {title} cannot be used") from error
 
 
 @contextmanager
@@ -232,6 +236,7 @@ class FileSink:
     """Writes the part of a file, on threads.
 
     :ivar held: bytes that are there.
+    :ivar left: bytes that an earlier run had left.
     """
 
     #: What came before can be dropped.
@@ -239,6 +244,7 @@ class FileSink:
 
     def __init__(self, place: Place, descriptor: int, workers: IWorkers) -> None:
         self.held = 0
+        self.left = os.fstat(descriptor).st_size
         self._place = place
         self._descriptor = descriptor
         self._workers = workers
@@ -294,7 +300,7 @@ class FileSink:
         try:
             yield
         except OSError as error:
-            raise local(error, f"{self._place.path} cannot be {done}") from error
+            raise local(error, f"{self._place.title} cannot be {done}") from error
 
     def hash(self) -> ContentHash:
         """The SHA-256 of what is there."""

@@ -134,10 +134,10 @@ class _GetAll:
 
     async def _get(self, wish: Wish) -> None:
         context = self._context
-        path = ""
+        path = title = ""
         try:
             place = await context.workers.run(self._place, wish.name)
-            path = place.path
+            path, title = place.path, place.title
             meter = context.meters.begin(wish.name, wish.size)
             try:
                 got = await self._getter.get_file(wish, place, meter)
@@ -156,7 +156,7 @@ class _GetAll:
         self._bytes += got.size
         self._received += got.received
         if self._is_one or not context.meters.live or self._output.as_json:
-            await self._output.result(_fields(wish.name, path, got), _line(wish.name, path, got))
+            await self._output.result(_fields(wish.name, path, got), _line(wish.name, title, got))
 
     def _place(self, name: str) -> Place:
         options = self._options

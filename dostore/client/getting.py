@@ -21,6 +21,9 @@ from dostore.errors import Corrupt, NotFound, RangeNotSatisfiable, Unavailable
 from dostore.http.exchange import MAX_ERROR_BYTES, Answer, Field, Streamed
 from dostore.ports import IWorkers
 
+#: Of a smaller object nothing is kept when it is broken off.
+SMALL_BYTES = 4 << 20
+
 #: What is written at a time, at most.
 _PIECE_BYTES = 1 << 20
 
@@ -102,6 +105,8 @@ class _Flow:
         while True:
             try:
                 about = await self._receive(keep)
+            except NotFound as error:
+                raise no_such_object(self._wish.name, self._wish.version) from error
             except RangeNotSatisfiable:
                 if not sink.held:
                     raise
@@ -192,18 +197,18 @@ class Getter:
     """Gets objects."""
 
     def __init__(self, store: Store, kept: Kept, workers: IWorkers, output: Output) -> None:
+        self.kept = kept
+        self.workers = workers
+        self.output = output
         self._store = store
-        self._kept = kept
-        self._workers = workers
-        self._output = output
 
     async def get_stream(self, wish: Wish, sink: StreamSink, meter: Meter) -> Got:
         """Get an object to where it cannot be taken back.
 
         :raises DostoreError: it could not be got, or not to its end.
         """
-        flow = _Flow(wish, sink, self._attempts(meter), meter, None)
-        about = await self._flow(flow, wish, _nothing)
+        flow = _Flow(wish, sink, self.attempts(meter), meter, None)
+        about = await flow.run(_nothing)
         return Got(about.hash, about.size, about.version, flow.received)
 
     async def get_file(self, wish: Wish, place: Place, meter: Meter) -> Got:
@@ -211,80 +216,108 @@ class Getter:
 
         :raises DostoreError: it could not be got.
         """
-        there = await self._workers.run(place.size)
+        there = await self.workers.run(place.size)
         same: ContentHash | None = None
         if there is not None and wish.size in (None, there):
             meter.say("comparing")
-            same = await self._workers.run(place.hash)
+            same = await self.workers.run(place.hash)
             if same == wish.hash:
                 return Got(same, there, wish.version, 0, was_there=True)
-        sink = await FileSink.open(place, self._workers)
+        sink = await FileSink.open(place, self.workers)
+        file = _File(self, wish, place, sink, meter)
         try:
-            return await self._fill(wish, place, sink, same, meter)
+            return await file.fill(None if same is None else f'"{same}"'.encode("ascii"))
         except _Same:
             assert same is not None and there is not None, "or nothing can be the same"
-            await sink.discard()
             return Got(same, there, wish.version, 0, was_there=True)
-        except (Corrupt, BadAnswer, NotFound):
-            await sink.discard()
-            raise
         finally:
-            if not sink.held:
-                await sink.discard()
-                await self._workers.run(self._kept.drop_fetching, place.path)
-            sink.close()
+            try:
+                await file.tidy()
+            finally:
+                sink.close()
 
-    async def _fill(
-        self, wish: Wish, place: Place, sink: FileSink, same: ContentHash | None, meter: Meter
-    ) -> Got:
-        fetching: Fetching | None = await self._workers.run(self._kept.fetching, place.path)
-        noted = fetching.content_hash if fetching and fetching.name == wish.name else None
+    def attempts(self, meter: Meter) -> Attempts:
+        """Attempts whose failures are shown beside the transfer's progress, too."""
 
-        async def keep(about: About) -> None:
-            nonlocal noted
-            if noted != about.hash:
-                noted = about.hash
-                now = Fetching(wish.name, place.path, about.version, about.size, str(about.hash))
-                await self._workers.run(self._kept.keep_fetching, now)
+        def tell(text: str, pause_s: float) -> None:
+            meter.say("waiting")
+            self.output.trouble(text, pause_s)
 
-        older = await self._resume(wish, sink, fetching)
-        etag = None if same is None else f'"{same}"'.encode("ascii")
-        flow = _Flow(wish, sink, self._attempts(meter), meter, older, etag)
-        about = await self._flow(flow, wish, keep)
+        return self._store.attempts(tell)
+
+
+class _File:
+    """One object on its way to a file."""
+
+    def __init__(
+        self, getter: Getter, wish: Wish, place: Place, sink: FileSink, meter: Meter
+    ) -> None:
+        self._getter = getter
+        self._wish = wish
+        self._place = place
+        self._sink = sink
+        self._meter = meter
+        self._noted: Fetching | None = None
+        self._is_whole = False
+
+    async def fill(self, same: bytes | None) -> Got:
+        """Receive what is missing.
+
+        :param same: see _Flow.
+        """
+        getter, sink = self._getter, self._sink
+        older = await self._resume() if sink.left else None
+        flow = _Flow(self._wish, sink, getter.attempts(self._meter), self._meter, older, same)
+        try:
+            about = await flow.run(self._keep)
+        except (Corrupt, BadAnswer, NotFound):
+            # What is there of it is of no use.
+            sink.held = 0
+            raise
         await sink.finish()
-        await self._workers.run(self._kept.drop_fetching, place.path)
+        self._is_whole = True
         return Got(about.hash, about.size, about.version, flow.received)
 
-    async def _resume(self, wish: Wish, sink: FileSink, fetching: Fetching | None) -> About | None:
+    async def _resume(self) -> About | None:
         """What the part that an earlier run left is of, if it is of use."""
+        wish, sink = self._wish, self._sink
+        noted = self._noted = await self._getter.workers.run(
+            self._getter.kept.fetching, self._place.path
+        )
         if (
-            fetching is None
-            or fetching.name != wish.name
-            or wish.version not in (None, fetching.version)
-            or wish.hash not in (None, fetching.content_hash)
+            noted is None
+            or noted.name != wish.name
+            or wish.version not in (None, noted.version)
+            or wish.hash not in (None, noted.content_hash)
         ):
             await sink.restart()
             return None
-        await sink.resume(fetching.size)
+        await sink.resume(noted.size)
         if not sink.held:
             return None
-        await self._output.note(
-            f"{wish.name} goes on at {size_text(sink.held)} of {size_text(fetching.size)}."
+        await self._getter.output.note(
+            f"{wish.name} goes on at {size_text(sink.held)} of {size_text(noted.size)}."
         )
-        return About(fetching.name, fetching.version, fetching.size, fetching.content_hash)
+        return About(noted.name, noted.version, noted.size, noted.content_hash)
 
-    async def _flow(self, flow: _Flow, wish: Wish, keep: Keep) -> About:
-        try:
-            return await flow.run(keep)
-        except NotFound as error:
-            raise no_such_object(wish.name, wish.version) from error
+    async def _keep(self, about: About) -> None:
+        now = Fetching(
+            self._wish.name, self._place.path, about.version, about.size, str(about.hash)
+        )
+        # Of what is small it is not worth the while.
+        if about.size > SMALL_BYTES and now != self._noted:
+            self._noted = now
+            await self._getter.workers.run(self._getter.kept.keep_fetching, now)
 
-    def _attempts(self, meter: Meter) -> Attempts:
-        def tell(text: str, pause_s: float) -> None:
-            meter.say("waiting")
-            self._output.trouble(text, pause_s)
-
-        return self._store.attempts(tell)
+    async def tidy(self) -> None:
+        """Leave what the next run needs, and nothing else."""
+        resumable = not self._is_whole and self._noted is not None and self._sink.held > 0
+        if resumable:
+            return
+        if not self._is_whole:
+            await self._sink.discard()
+        if self._noted is not None:
+            await self._getter.workers.run(self._getter.kept.drop_fetching, self._place.path)
 
 
 async def _nothing(about: About) -> None:

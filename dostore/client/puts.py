@@ -176,7 +176,7 @@ async def _put_stdin(context: Context, name: str, wanted: Wanted) -> None:
         first, ended = await context.workers.run(_fill, context.stdin, SMALL_BYTES)
         if ended:
             content_hash = ContentHash(hashlib.sha256(first).digest())
-            done = await putter.put_bytes(name, first, content_hash, meter)
+            done = await putter.put_bytes(name, first, content_hash, wanted, meter)
         else:
             done = await _put_stream(context, putter, name, first)
     finally:

@@ -133,13 +133,14 @@ class Putter:
 
     async def _put_small(self, source: Source, file: SourceFile, meter: Meter) -> Done:
         data, content_hash = await file.read_whole()
-        return await self.put_bytes(source.name, data, content_hash, meter)
+        wanted = self.wanted.of_file(source.path)
+        return await self.put_bytes(source.name, data, content_hash, wanted, meter)
 
     async def put_bytes(
-        self, name: str, data: bytes, content_hash: ContentHash, meter: Meter
+        self, name: str, data: bytes, content_hash: ContentHash, wanted: Wanted, meter: Meter
     ) -> Done:
         """Put what fits in one request."""
-        fields = self.wanted.fields(content_hash)
+        fields = wanted.fields(content_hash)
         attempts = self.attempts(meter)
 
         async def read(offset: int) -> bytes:
@@ -155,7 +156,12 @@ class Putter:
                     return Done(content_hash, len(data), stored.version, len(data))
                 raise error_of(answer)
             except PreconditionFailed:
-                return Done(content_hash, len(data), None, len(data))
+                version = None
+                if attempts.doubtful:
+                    # It may well have been this file that was there already.
+                    about = await self.store.about(name)
+                    version = about.version if about.hash == content_hash else None
+                return Done(content_hash, len(data), version, len(data))
             except Unavailable as error:
                 await attempts.failed(error)
 
@@ -177,6 +183,7 @@ class _Large:
         self._source = source
         self._file = file
         self._meter = meter
+        self._wanted = putter.wanted.of_file(source.path)
         self._size = file.identity.size
         self._path = os.path.abspath(source.path)
         self._attempts = putter.attempts(meter)
@@ -230,7 +237,7 @@ class _Large:
         if sending is None:
             return None
         is_same = sending.identity == self._file.identity
-        if is_same and sending.wanted == putter.wanted.text():
+        if is_same and sending.wanted == self._wanted.text():
             return sending
         if not is_same:
             await putter.output.note(
@@ -244,7 +251,7 @@ class _Large:
         putter = self._putter
         try:
             opened = await putter.store.open_upload(
-                self._source.name, content_hash, self._size, putter.wanted, self._attempts
+                self._source.name, content_hash, self._size, self._wanted, self._attempts
             )
         except PreconditionFailed:
             return Done(content_hash, self._size, None, self._sent)
@@ -259,7 +266,7 @@ class _Large:
             identity.inode,
             str(content_hash),
             opened,
-            putter.wanted.text(),
+            self._wanted.text(),
         )
         self._held = 0
         await putter.workers.run(putter.kept.keep_sending, sending)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 from collections.abc import AsyncGenerator, Callable, Sequence
 from urllib.parse import quote, urlencode
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from dostore.client.answers import (
     About,
@@ -31,6 +32,14 @@ PAGE_LINES = 1000
 
 #: A line has a name, which JSON may double, metadata, a type, and little else.
 MAX_PAGE_BYTES = PAGE_LINES * (2 * MAX_NAME_BYTES + 2 * 8192 + 2048)
+
+#: What names tell by themselves, whatever this machine has been set up for.
+_TYPES = mimetypes.MimeTypes()
+_CODED_TYPES = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+}
 
 Tell = Callable[[str, float], None]
 
@@ -60,6 +69,15 @@ class Wanted:
             (META_PREFIX + key.encode("ascii"), value.encode("ascii")) for key, value in self.meta
         ]
         return fields
+
+    def of_file(self, path: str) -> Wanted:
+        """The same for a file, whose name may tell its media type."""
+        if self.content_type is not None:
+            return self
+        media_type, coding = _TYPES.guess_type(path)
+        if coding is not None:
+            media_type = _CODED_TYPES.get(coding)
+        return evolve(self, content_type=media_type)
 
     def text(self) -> str:
         """In a form that can be kept and compared."""

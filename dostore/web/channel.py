@@ -372,8 +372,9 @@ class Channel(http.HTTPChannel):
 
     def begin_body(self) -> None:
         """See IBodyFlow."""
-        request: Request = self.requests[0]
-        if request.expects_continue:
+        # The client may be gone: whoever reads is told so.
+        request: Request | None = self.requests[0] if self.requests else None
+        if request is not None and request.expects_continue:
             request.expects_continue = False
             if not (self._closing or request.begun or request.body.received):
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

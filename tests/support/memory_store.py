@@ -141,6 +141,9 @@ class MemoryUploads:
     ) -> Version | str:
         """See Uploads."""
         await self._store.pause("open_upload")
+        check = wanted.check()
+        if check is not None:
+            await self._store.precheck(name, check)
         if self.instant is not None:
             return self.instant
         token = f"token-{len(self.opened)}"
@@ -178,6 +181,9 @@ class MemoryUploads:
             held += piece[skipped:]
             skipped = max(0, skipped - len(piece))
         if len(held) == size:
+            if ContentHash(hashlib.sha256(held).digest()) != self.opened[token][1]:
+                del self.opened[token]
+                raise DigestMismatch("The SHA-256 of all bytes is another.")
             self._store.keep(name, bytes(held), wanted.content_type, dict(wanted.meta))
             self.complete[token] = self._store.metadata.names[name][-1]
         return Progress(len(held), self.complete.get(token))

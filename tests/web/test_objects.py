@@ -9,6 +9,7 @@ import json
 from dostore.errors import (
     ContentLost,
     Corrupt,
+    IncompleteBody,
     NodeUnavailable,
     NoSpace,
     QuorumNotMet,
@@ -44,6 +45,19 @@ class ObjectTestCase(HttpTestCase):
 
 class PutTests(ObjectTestCase):
     """PUT."""
+
+    def test_gone_before_the_body(self) -> None:
+        """A client that goes away before its body is asked for is no fault of the program."""
+        gate = self.gate("put")
+        client = self.connect()
+        client.send(request_bytes("PUT", "/objects/a", None, BODY)[:-1])
+        client.close()
+        self.settle()
+        gate.open()
+        self.settle()
+        (error,) = self.store.put_errors
+        self.assertIsInstance(error, IncompleteBody)
+        self.assertEqual(self.store.metadata.names, {})
 
     def test_put_and_get(self) -> None:
         """What is put is got, with all that is known about it."""
