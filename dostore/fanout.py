@@ -52,8 +52,8 @@ class Outcome(Generic[T]):
         return self._value  # type: ignore[return-value]
 
 
-def _begin(coro: Coroutine[Any, Any, T]) -> Outcome[T] | Deferred[T]:
-    """Run a coroutine up to its first real wait."""
+def begin(coro: Coroutine[Any, Any, T]) -> Outcome[T] | Deferred[T]:
+    """Run a coroutine up to its first real wait, or to its end when it has none."""
     try:
         coro.send(None)
     except StopIteration as stop:
@@ -83,7 +83,7 @@ class _Group(Generic[T]):
 
     def start(self, number: int, coro: Coroutine[Any, Any, T]) -> None:
         """Start a coroutine; it may have ended on return."""
-        begun = _begin(coro)
+        begun = begin(coro)
         if isinstance(begun, Outcome):
             self.outcomes[number] = begun
             self.successes += begun.error is None

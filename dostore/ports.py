@@ -337,6 +337,13 @@ class ICluster(Interface):
         Asks nobody, so it may be wrong: a shard that is not there is looked for by :meth:`locate`.
         """
 
+    def read_now(content: Content, start: int, stop: int) -> memoryview | None:
+        """The bytes ``start`` … ``stop - 1`` (at least one) of a content, verified, if they are few
+        and all in this machine's memory, so that nothing has to be waited for.
+
+        :returns: None when they cannot be had so, for whatever reason: open the shards.
+        """
+
     async def locate(
         content_hash: ContentHash, everywhere: bool = True
     ) -> Mapping[int, Sequence[str]]:

@@ -178,12 +178,12 @@ class BodySource:
 class ConsumerSink:
     """Writes to a consumer that it is registered with as a producer.
 
-    :param write: gives bytes to the consumer; it is called with whole writes only.
+    :param write: gives the pieces of one write to the consumer, which does not keep them.
     """
 
     __slots__ = ("_paused", "_stopped", "_waiter", "_write")
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[Sequence[bytes | memoryview]], None]) -> None:
         self._write = write
         self._paused = False
         self._stopped = False
@@ -195,8 +195,7 @@ class ConsumerSink:
         :raises ClientGone: the consumer takes nothing any more.
         """
         if not self._stopped:
-            # Twisted's transports take bytes only; of one piece of bytes, this is no copy.
-            self._write(b"".join(pieces))
+            self._write(pieces)
             if self._paused:
                 await self._wait()
         if self._stopped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -203,8 +203,8 @@ class ConsumerSinkTests(ByteSinkContract, AsyncTestCase):
     def setUp(self) -> None:
         """Nothing was received."""
         super().setUp()
-        self.pieces: list[bytes] = []
-        self.sink = ConsumerSink(self.pieces.append)
+        self.pieces: list[bytes | memoryview] = []
+        self.sink = ConsumerSink(self.pieces.extend)
 
     def make_sink(self) -> IByteSink:
         """See ByteSinkContract."""
@@ -233,8 +233,8 @@ class ConsumerSinkTests(ByteSinkContract, AsyncTestCase):
     def test_consumer_pauses_at_the_write(self) -> None:
         """A consumer that pauses because of what it was given holds that very write."""
 
-        def write(data: bytes) -> None:
-            self.pieces.append(data)
+        def write(pieces: Sequence[bytes | memoryview]) -> None:
+            self.pieces.extend(pieces)
             self.sink.pauseProducing()
 
         self.sink = ConsumerSink(write)

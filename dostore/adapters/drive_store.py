@@ -37,6 +37,7 @@ from dostore.core.shardfile import (
     parse_footer,
 )
 from dostore.core.shardlog import Kind
+from dostore.core.window import Part
 from dostore.errors import BadShard, NodeUnavailable
 
 #: A file up to this size is read whole when it is opened: one read where three would be needed.
@@ -405,6 +406,15 @@ class DriveStore:
         length = footer_size(data[-TRAILER_BYTES:])
         footer = _footer_of(name, data[-length:], len(data))
         return OpenShard(self.files, None, footer, data)
+
+    def read_parts_cached(self, name: ShardName, parts: Sequence[Part]) -> bool:
+        """Read parts of a shard's file that is in the system's memory, on the reactor's thread.
+
+        Nothing is verified.
+
+        :returns: False when they cannot be had so: open it, and see why.
+        """
+        return self.files.read_parts_cached(f"{self.objects}/{name}", parts)
 
     def remove(self, name: ShardName, *, bad: bool, opened: OpenShard | None = None) -> bool:
         """Move a shard to ``garbage/``; it need not be there any more.

@@ -23,6 +23,7 @@ from dostore.adapters.temp_shards import TempShards
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import Scheme
+from dostore.core.window import Window
 from dostore.errors import BadShard, DostoreError, NodeUnavailable, NoSpace, ShardMissing
 from dostore.ports import IShardNode, IShardReader, IShardWriter
 from dostore.threads import IWorkers
@@ -33,6 +34,10 @@ _log = Logger()
 
 #: The process, not the drive, is short of something, or the write was given up.
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ECANCELED}
+
+#: A shard up to this size is read by a glance on the reactor's thread, if it is in memory: a hop to
+#: a thread and back costs many times that.
+GLANCED_NOW_BYTES = 64 * 1024
 
 _NOT_STARTED = "not started"
 
@@ -278,6 +283,22 @@ class DriveNode:
             raise await self._unreadable(name, error) from error
         return _LocalReader(self, name, shard)
 
+    def read_now(
+        self, name: ShardName, window: Window, buffer: memoryview, footer: memoryview
+    ) -> bool:
+        """Read the blocks of a shard to their places in a window's buffer, verified, if nothing has
+        to be waited for.
+
+        :param name: one of :meth:`names`.
+        :param footer: one byte more than the footer has.
+        :returns: False when it cannot be had so: open it, and see why.
+        """
+        places = window.places(buffer, name.index)
+        parts = window.parts(places, footer)
+        return self.store.read_parts_cached(name, parts) and window.is_sound(
+            name.index, places, footer
+        )
+
     async def _bring_back(self, content_hash: ContentHash, index: int) -> ShardName:
         """Move a shard back from ``garbage/``; several may ask for it at the same time."""
         name = self._garbage.get(content_hash, index)
@@ -344,6 +365,10 @@ class DriveNode:
         """What the index says of a content, whatever the drive's state."""
         return self._index.indexes(content_hash) or self._garbage.indexes(content_hash)
 
+    def names(self, content_hash: ContentHash) -> list[ShardName]:
+        """The shards of a content that can be opened here; none when the drive is away."""
+        return [] if self.state is DriveState.AWAY else self._index.names(content_hash)
+
     @property
     def contents(self) -> int:
         """How many contents have a shard here."""
@@ -352,7 +377,7 @@ class DriveNode:
     async def renew(self, content_hash: ContentHash) -> None:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
-        names = self._names(content_hash)
+        names = self.names(content_hash)
         try:
             await self.call(self.store.touch, names)
         except OSError as error:
@@ -364,7 +389,7 @@ class DriveNode:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
         try:
-            times = await self.call(self.store.modified, self._names(content_hash))
+            times = await self.call(self.store.modified, self.names(content_hash))
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
         if not times:
@@ -377,6 +402,9 @@ class DriveNode:
         named = [
             (self._index.get(content.hash, index), content, index) for content, index in wanted
         ]
+        named = [each for each in named if not self._is_whole_now(*each)]
+        if not named:
+            return []
         try:
             faulty = await self.call(self.store.glance, named)
         except OSError as error:
@@ -385,6 +413,18 @@ class DriveNode:
             if name is not None and self._index.get(name.content_hash, name.index) == name:
                 self._index.remove(name.content_hash, name.index)
         return [(content, index) for _, content, index in faulty]
+
+    def _is_whole_now(self, name: ShardName | None, content: Content, index: int) -> bool:
+        """Whether a small shard that is in memory was read just now, and is right."""
+        if name is None or content.scheme.shard_size(content.size) > GLANCED_NOW_BYTES:
+            return False
+        window = Window.of_shard(content, index)
+        return window is not None and self.read_now(
+            name,
+            window,
+            memoryview(bytearray(window.size)),
+            memoryview(bytearray(window.footer_bytes + 1)),
+        )
 
     async def discard(self, content_hash: ContentHash, index: int) -> None:
         """See IShardNode."""
@@ -396,7 +436,7 @@ class DriveNode:
     async def delete(self, content_hash: ContentHash) -> None:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
-        for name in self._names(content_hash):
+        for name in self.names(content_hash):
             self._index.remove(content_hash, name.index)
             try:
                 await self.call(lambda name=name: self.store.remove(name, bad=False))
@@ -422,13 +462,6 @@ class DriveNode:
             if name is not None and self._garbage.get(name.content_hash, name.index) == name:
                 self._garbage.remove(name.content_hash, name.index)
         return len(purged)
-
-    def _names(self, content_hash: ContentHash) -> list[ShardName]:
-        return [
-            name
-            for index in self._index.indexes(content_hash)
-            if (name := self._index.get(content_hash, index)) is not None
-        ]
 
 
 @implementer(IShardReader)

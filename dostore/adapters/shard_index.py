@@ -57,6 +57,14 @@ class ShardIndex:
         entry = self._pages[content_hash.digest[0]].get(content_hash.digest, b"")
         return tuple(entry[::_ENTRY_BYTES])
 
+    def names(self, content_hash: ContentHash) -> list[ShardName]:
+        """Those of a content's shards that are here."""
+        entry = self._pages[content_hash.digest[0]].get(content_hash.digest, b"")
+        return [
+            ShardName(content_hash, entry[at], entry[at + 1 : at + _ENTRY_BYTES])
+            for at in range(0, len(entry), _ENTRY_BYTES)
+        ]
+
     def page(self, number: int) -> dict[ContentHash, tuple[int, ...]]:
         """The shards of contents whose hash begins with the byte ``number``."""
         return {

@@ -85,3 +85,14 @@ class Scheme:
     def stripes_of_range(self, first_byte: int, last_byte: int) -> range:
         """The stripes that hold content bytes ``first_byte`` … ``last_byte``, both included."""
         return range(first_byte // self.stripe_size, last_byte // self.stripe_size + 1)
+
+    def touched(self, size: int, start: int, stop: int) -> range:
+        """The data shards that have bytes ``start`` … ``stop - 1`` of a content, at least one; all,
+        when these are in several stripes.
+        """
+        stripe = start // self.stripe_size
+        at = stripe * self.stripe_size
+        if stop > at + self.stripe_size:
+            return range(self.k)
+        length = self.block_length(self.stripe_length(size, stripe))
+        return range((start - at) // length, (stop - 1 - at) // length + 1)

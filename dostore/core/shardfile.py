@@ -39,8 +39,10 @@ MAGIC = b"DOSTSHRD"
 _ENTRY = struct.Struct("<I16s")
 _REFERENCE = struct.Struct("<Q16s")
 #: magic, major, minor, k, m, index, compression, block size, entries, pages, content size, content
-#: hash, check of all before it in the footer
-_TRAILER = struct.Struct("<8sHHBBBBIIIQ32s16s")
+#: hash
+_TRAILER_HEAD = struct.Struct("<8sHHBBBBIIIQ32s")
+#: The same, and the check of all before it in the footer.
+_TRAILER = struct.Struct(_TRAILER_HEAD.format + "16s")
 
 PAGE_BLOCKS = 1024
 PAGE_BYTES = PAGE_BLOCKS * _ENTRY.size
@@ -65,6 +67,30 @@ def hash_of_shard(blocks: Sequence[Block]) -> bytes:
     if len(blocks) == 1:
         return hashlib.sha256(blocks[0]).digest()
     return hashlib.sha256(b"".join(map(check_of, blocks))).digest()
+
+
+def trailer_head(content: Content, index: int, compression: int, entries: int, pages: int) -> bytes:
+    """The trailer of a shard's footer, but for the check at its end."""
+    scheme = content.scheme
+    return _TRAILER_HEAD.pack(
+        MAGIC,
+        MAJOR,
+        MINOR,
+        scheme.k,
+        scheme.m,
+        index,
+        compression,
+        scheme.block_size,
+        entries,
+        pages,
+        content.size,
+        content.hash.digest,
+    )
+
+
+def entry_of(block: Block) -> bytes:
+    """The entry of a block that is stored as it is."""
+    return _ENTRY.pack(len(block), check_of(block))
 
 
 def plain_file_size(content: Content) -> int:
@@ -184,23 +210,11 @@ class ShardFileBuilder:
             raise ValueError(
                 f"{self._blocks} blocks of {self._plain} bytes are no shard of {content.size} bytes"
             )
-        body = b"".join(self._entries) + b"".join(self._references)
-        head = _TRAILER.pack(
-            MAGIC,
-            MAJOR,
-            MINOR,
-            self._scheme.k,
-            self._scheme.m,
-            self.index,
-            DEFLATED if self._deflated else PLAIN,
-            self._scheme.block_size,
-            len(self._entries),
-            len(self._references),
-            content.size,
-            content.hash.digest,
-            bytes(CHECK_BYTES),
-        )[:-CHECK_BYTES]
-        footer = body + head + check_of(body + head)
+        compression = DEFLATED if self._deflated else PLAIN
+        footer = b"".join((*self._entries, *self._references)) + trailer_head(
+            content, self.index, compression, len(self._entries), len(self._references)
+        )
+        footer += check_of(footer)
         # A shard of one block is named by its bytes, so that sha256sum can tell it and the name is
         # the same whatever the format; a longer one by its checks, which costs no second SHA-256.
         digest = (

@@ -14,6 +14,7 @@ from dostore.background import Background
 from dostore.core.model import Content, Draft, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
+from dostore.core.stripes import Block
 from dostore.errors import Deleted, MetadataUnavailable, NotFound, OutcomeUnknown, Unavailable
 from dostore.fanout import to_the_end, with_timeout
 from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
@@ -278,6 +279,24 @@ class ObjectStore:
         if version.deleted:
             raise Deleted("The object is deleted. Older versions can be read by ?version=.")
         return version
+
+    def read_now(self, version: Version, span: tuple[int, int] | None = None) -> Block | None:
+        """The bytes of a version, or a range of them, if they are few and need not be waited for.
+
+        :param span: see :meth:`open`.
+        :returns: None when they cannot be had so, for whatever reason: then :meth:`open` can.
+        """
+        start, stop = (0, version.size) if span is None else span
+        (content,) = version.contents
+        data: Block | None = b""
+        if start < stop:
+            # Where the nodes are not trusted, more is to be done than to read.
+            data = None if self._verify else self.cluster.read_now(content, start, stop)
+            if data is None:
+                return None
+            self.repairer.glance_soon(content, content.scheme.touched(content.size, start, stop))
+        self.stats.gets += 1
+        return data
 
     async def open(self, version: Version, span: tuple[int, int] | None = None) -> ContentReader:
         """The bytes of a version, or a range of them; the caller closes it.

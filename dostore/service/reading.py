@@ -104,7 +104,8 @@ class ContentReader:
         if start >= stop:
             return ()
         first, last = start // size, (stop - 1) // size
-        blocks = await self._shards.read_blocks(first, last - first + 1, self._touched(start, stop))
+        wanted = self._scheme.touched(self._shards.content.size, start, stop)
+        blocks = await self._shards.read_blocks(first, last - first + 1, wanted)
         pieces: list[Block] = []
         for stripe, row in enumerate(blocks, first):
             length = self._block_length(stripe)
@@ -117,16 +118,6 @@ class ContentReader:
         if self._hasher is not None:
             await self._shards.hash(self._hasher, pieces)
         return pieces
-
-    def _touched(self, start: int, stop: int) -> Sequence[int]:
-        """The data shards that have bytes ``start`` … ``stop - 1`` of the content."""
-        size = self._scheme.stripe_size
-        stripe = start // size
-        if stop > (stripe + 1) * size:
-            return range(self._scheme.k)
-        length = self._block_length(stripe)
-        at = stripe * size
-        return range((start - at) // length, (stop - 1 - at) // length + 1)
 
     def _block_length(self, stripe: int) -> int:
         return self._scheme.block_length(

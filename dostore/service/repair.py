@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -93,7 +93,7 @@ class Repairer:
         self._unrepaired = Rationed(_log.warn, "{count} more contents are not repaired", clock)
         self._lost: dict[ContentHash, None] = {}
         self._doubted: set[ContentHash] = set()
-        self._glances: dict[ContentHash, tuple[Content, set[int]]] = {}
+        self._glances: dict[ContentHash, tuple[Content, Collection[int]]] = {}
         self._healing = False
         self._heal_again = False
 
@@ -123,10 +123,14 @@ class Repairer:
         if shards.faulty or shards.wrong:
             self.notice(shards.content.hash)
         # Also then: a shard that was not read may be damaged as well.
+        self.glance_soon(shards.content, shards.verified)
+
+    def glance_soon(self, content: Content, verified: Collection[int]) -> None:
+        """A content was read: glance at its shards but for those that were found right."""
         if len(self._glances) < _GLANCES:
             if not self._glances:
                 self._background.run("glance", self._glance())
-            self._glances[shards.content.hash] = (shards.content, shards.verified)
+            self._glances[content.hash] = (content, verified)
 
     async def _glance(self) -> None:
         """Look whether the shards of what was read are all there, many contents at once."""

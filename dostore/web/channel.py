@@ -14,11 +14,13 @@ import re
 import sys
 import termios
 from collections.abc import Sequence
+from socket import socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from twisted.web import http
 from zope.interface import implementer
@@ -37,6 +39,9 @@ LARGE_SEND_BYTES = 256 * 1024
 
 #: Pipelined input beyond this waits in the kernel.
 PIPELINED_BYTES = 16 * 1024
+
+#: A client that sends many requests at once gets so many answers before others have their turn.
+ANSWERS_A_TURN = 16
 
 _MAX_FIELD_NAME_BYTES = 256
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++\Z")
@@ -68,13 +73,18 @@ class Channel(http.HTTPChannel):
     _next_waits = False
     _pipelined = 0
     _dropped = 0
+    _answered_now = 0
     _starting: Request | None = None
+    #: To write to directly; None: the transport is more than a TCP connection.
+    _socket: socket | None = None
 
     # The life of a connection
 
     def connectionMade(self) -> None:
         """A client has connected."""
         super().connectionMade()  # type: ignore[no-untyped-call]
+        if type(self.transport) is Server:
+            self._socket = self.transport.getHandle()
         if self.turned_away:
             self.refuse(503, "Unavailable", "Too many connections. Try again in a moment.")
         else:
@@ -147,7 +157,7 @@ class Channel(http.HTTPChannel):
         if status == 503:
             head += b"Retry-After: %d\r\n" % RETRY_AFTER_S
         head += b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
-        self.transport.write(head + body)
+        self.send((head, body))
         self.linger()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
@@ -173,6 +183,7 @@ class Channel(http.HTTPChannel):
         elif self._busyReceiving:
             self._buffer += data
         else:
+            self._answered_now = 0
             super().dataReceived(data)  # type: ignore[no-untyped-call]
             if self._starting is not None:
                 request, self._starting = self._starting, None
@@ -350,10 +361,21 @@ class Channel(http.HTTPChannel):
         self.transport.SEND_LIMIT = FileDescriptor.SEND_LIMIT
         if not self.persistent:
             self.loseConnection()
-        elif self._waitingForTransport:
+            return
+        self._answered_now += 1
+        if self._waitingForTransport:
             # Answers to the next would pile up behind this one.
             self._next_waits = True
+        elif self._answered_now >= ANSWERS_A_TURN and (self._buffer or self._dataBuffer):
+            self._next_waits = True
+            self.factory.clock.callLater(0, self._take_turn)
         else:
+            self._next_request()
+
+    def _take_turn(self) -> None:
+        """The other connections have had their turn."""
+        self._answered_now = 0
+        if self._next_waits and not (self._waitingForTransport or self._closing):
             self._next_request()
 
     def _next_request(self) -> None:
@@ -377,7 +399,7 @@ class Channel(http.HTTPChannel):
         if request is not None and request.expects_continue:
             request.expects_continue = False
             if not (self._closing or request.begun or request.body.received):
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.send((b"HTTP/1.1 100 Continue\r\n\r\n",))
 
     def pause_body(self) -> None:
         """See IBodyFlow."""
@@ -407,6 +429,26 @@ class Channel(http.HTTPChannel):
             self._networkProducer.resumeProducing()
 
     # Output
+
+    def send(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write, and at once what the socket takes: to have the reactor find out that it takes some
+        costs more than most answers. What it does not take the transport keeps, as ever.
+        """
+        transport = self.transport
+        sent = 0
+        if (
+            self._socket is not None
+            and not (self._closing or transport.dataBuffer or transport._tempDataLen)
+            and transport.connected
+        ):
+            try:
+                sent = self._socket.sendmsg(pieces)
+            except OSError:
+                # It takes nothing now, or never will again: the transport will see.
+                sent = 0
+        if sent < sum(map(len, pieces)):
+            rest = b"".join(pieces)
+            transport.write(rest[sent:] if sent else rest)
 
     def begin_stream(self, sink: ConsumerSink, large: bool) -> None:
         """An answer is going to be written piece by piece."""

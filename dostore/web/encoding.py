@@ -56,7 +56,7 @@ def looks_worth_it(pieces: Pieces) -> bool:
     return is_worth_it(len(sample), len(_compress(sample)))
 
 
-async def compress(body: bytes, workers: IWorkers) -> bytes:
+async def compress(body: bytes | memoryview, workers: IWorkers) -> bytes:
     """The gzip of a small body."""
     if len(body) <= _INLINE_BYTES:
         return _compress(body)

@@ -14,6 +14,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import provider
 
 from dostore.errors import DostoreError, IncompleteBody, RequestTimeout
+from dostore.fanout import Outcome, begin
 from dostore.streams import BodySource, ConsumerSink
 
 if TYPE_CHECKING:
@@ -120,18 +121,29 @@ class Request:
         """Whether the answer's status has been sent, so that no other can be."""
         return self.status != 0
 
-    def respond(self, status: int, headers: Sequence[Header], body: bytes = b"") -> None:
+    def respond(
+        self,
+        status: int,
+        headers: Sequence[Header],
+        body: bytes | memoryview = b"",
+        *,
+        length: int | None = None,
+    ) -> None:
         """Answer, in one write. To HEAD, everything but the body is sent.
 
         When the client is gone, nothing happens.
+
+        :param length: of the body of the GET, in an answer to HEAD for which it was not made.
         """
-        head = self._head(status, headers, len(body))
+        if length is None:
+            length = len(body)
+        head = self._head(status, headers, length)
         if self.method == b"HEAD" or status in _NO_BODY:
             body = b""
         self.bytes_sent = len(body)
         self._announced = len(body)
         if not self._gone:
-            self.channel.transport.write(head + body)
+            self.channel.send((head, body))
         self.finish()
 
     def begin(self, status: int, headers: Sequence[Header], length: int | None) -> ConsumerSink:
@@ -149,7 +161,7 @@ class Request:
             sink.stopProducing()
         else:
             self.channel.begin_stream(sink, length is None or length >= LARGE_BYTES)
-            self.channel.transport.write(head)
+            self.channel.send((head,))
         return sink
 
     def finish(self) -> None:
@@ -165,7 +177,7 @@ class Request:
                 f"{self.bytes_sent} bytes were sent of a body of {self._announced} bytes"
             )
         if self._chunking:
-            self.channel.transport.write(b"0\r\n\r\n")
+            self.channel.send((b"0\r\n\r\n",))
         self.answered = True
         self.connections.log(self)
         if self.body.ended:
@@ -214,17 +226,18 @@ class Request:
             or self.body_length - self.body.received <= self.connections.limits.discard_bytes
         )
 
-    def _write_body(self, data: bytes) -> None:
-        if not data or self.method == b"HEAD":
+    def _write_body(self, pieces: Sequence[bytes | memoryview]) -> None:
+        size = sum(map(len, pieces))
+        if not size or self.method == b"HEAD":
             return
-        self.bytes_sent += len(data)
+        self.bytes_sent += size
         if self._announced is not None and self.bytes_sent > self._announced:
             self.abort()
             raise RuntimeError(f"a body of {self._announced} bytes is longer than that")
         if self._chunking:
-            self.channel.transport.writeSequence((b"%x\r\n" % len(data), data, b"\r\n"))
+            self.channel.send((b"%x\r\n" % size, *pieces, b"\r\n"))
         else:
-            self.channel.transport.write(data)
+            self.channel.send(pieces)
 
     # What the channel calls
 
@@ -266,8 +279,12 @@ class Request:
             return
         self._began = True
         self.connections.running.add(self)
-        self._task = Deferred.fromCoroutine(self.connections.handle(self))
-        _ = self._task.addBoth(self._ended)
+        begun = begin(self.connections.handle(self))
+        if isinstance(begun, Outcome):
+            self._ended(None if begun.error is None else Failure(begun.error))
+        else:
+            self._task = begun
+            _ = begun.addBoth(self._ended)
 
     def _ended(self, result: object) -> None:
         self.connections.handler_ended(self)

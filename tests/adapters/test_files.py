@@ -263,6 +263,7 @@ class ReadCachedTests(FilesCase):
     def test_missing(self) -> None:
         """A file that is not there is none, and no error."""
         self.assertIsNone(self.read("missing"))
+        self.assertEqual(self.read_parts((0, (1,), 1), name="missing"), [])
 
     def test_whole(self) -> None:
         """What is in memory comes whole, and stays when the buffer is used again."""
@@ -291,6 +292,34 @@ class ReadCachedTests(FilesCase):
         for number in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EIO):
             with mock.patch.object(os, "preadv", side_effect=OSError(number, "no")):
                 self.assertIsNone(self.read())
+
+    def read_parts(self, *parts: tuple[int, tuple[int, ...], int], name: str = "a") -> list[bytes]:
+        """What parts of it were read to buffers of some sizes; nothing when they were not."""
+        before = set(os.listdir("/proc/self/fd"))
+        asked = [
+            (offset, [memoryview(bytearray(size)) for size in sizes], total)
+            for offset, sizes, total in parts
+        ]
+        done = self.files.read_parts_cached(self.path(name), asked)
+        self.assertEqual(set(os.listdir("/proc/self/fd")), before)
+        return [bytes(buffer) for _, buffers, _ in asked for buffer in buffers] if done else []
+
+    def test_parts(self) -> None:
+        """Each part comes to its buffers, or all are left to a thread."""
+        self.on_any_kernel()
+        self.assertEqual(self.read_parts((0, (2, 3), 5)), [b"01", b"234"])
+        self.assertEqual(self.read_parts((1, (2,), 2), (8, (1, 2), 2)), [b"12", b"8", b"9\0"])
+        self.assertEqual(self.read_parts((0, (2,), 2), (8, (1, 2), 3)), [])
+        self.assertEqual(self.read_parts((0, (2, 3), 4)), [])
+
+    def test_parts_not_in_memory(self) -> None:
+        """A part that would have to be waited for leaves all to a thread."""
+        self.on_any_kernel()
+        preadv = os.preadv
+        for number in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EIO):
+            with mock.patch.object(os, "preadv", side_effect=[2, OSError(number, "no")]):
+                self.assertEqual(self.read_parts((0, (2,), 2), (8, (2,), 2)), [])
+        self.assertIs(os.preadv, preadv)
 
     def test_old_kernel(self) -> None:
         """A kernel that cannot open without waiting makes every file wait for a thread."""

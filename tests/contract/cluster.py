@@ -152,6 +152,16 @@ class ClusterContract(_Base):
             {index: [address] for index, address in enumerate(addresses)},
         )
 
+    async def test_read_now(self) -> None:
+        """What can be read without a wait is right; nothing is, of what nobody has."""
+        cluster = await self.make_cluster()
+        what = sample(70_000)
+        self.assertIsNone(cluster.read_now(what.content, 0, 1))
+        await self.placed_by_rank(cluster, what)
+        for start, stop in ((0, 70_000), (0, 1), (69_999, 70_000), (20_000, 50_000)):
+            data = cluster.read_now(what.content, start, stop)
+            self.assertIn(data, (None, what.data[start:stop]))
+
     async def test_put(self) -> None:
         """Whole shards are put each on its node, and are found there."""
         cluster = await self.make_cluster()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from attrs import define, field
 
 from dostore.adapters.files import Files
+from dostore.core.window import Part
 
 #: The operations that change a drive.
 WRITES = frozenset({"write", "sync", "sync_folder", "rename", "unlink", "make_folder", "touch"})
@@ -195,6 +196,13 @@ class FaultyFiles(Files):
             if fault.strikes(("read_cached", "open", "pread"), path):
                 return None
         return super().read_cached(path, buffer)
+
+    def read_parts_cached(self, path: str, parts: Sequence[Part]) -> bool:
+        """See Files, and :meth:`read_cached`, as which it counts."""
+        for fault in self._faults:
+            if fault.strikes(("read_cached", "open", "pread"), path):
+                return False
+        return super().read_parts_cached(path, parts)
 
     def size(self, fd: int) -> int:
         """See Files."""

@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
+from dostore.adapters import files as files_module
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.drives import DriveSet
 from dostore.adapters.files import Files
@@ -247,15 +248,22 @@ class Machine:
         return await self.store.put(name, source, digest=digest, **how)
 
     async def get(self, name: str, number: int | None = None) -> bytes:
-        """All bytes of an object."""
-        reader = await self.store.open(await self.store.find(name, number))
+        """All bytes of an object.
+
+        :raises AssertionError: there was something to be read at once, and it was not that.
+        """
+        version = await self.store.find(name, number)
+        now = self.store.read_now(version)
+        reader = await self.store.open(version)
         pieces: list[bytes] = []
         try:
             while batch := await reader.read():
                 pieces.extend(bytes(piece) for piece in batch)
         finally:
             await reader.close()
-        return b"".join(pieces)
+        data = b"".join(pieces)
+        assert now is None or now == data
+        return data
 
     # Files
 
@@ -336,6 +344,19 @@ class MachineCase(AsyncTestCase):
         machine = self.new_machine(scheme, drives)
         await machine.start(background=background)
         return machine
+
+    def keep_files_in_memory(self) -> None:
+        """Have every file be in memory, as far as can be told, on any kernel and file system."""
+        preadv = os.preadv
+
+        def open_cached(path: str) -> int:
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return -1
+
+        self.patch(files_module, "_open_cached", open_cached)
+        self.patch(os, "preadv", lambda fd, buffers, offset, flags=0: preadv(fd, buffers, offset))
 
     def assert_nothing_kept(self, machine: Machine) -> None:
         """No shard and no unfinished file is on any drive."""

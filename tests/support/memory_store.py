@@ -194,6 +194,8 @@ class MemoryStore:
 
     :ivar failures: what ``put``, ``find``, ``open``, ``read``, ``delete`` or ``locate`` raises.
     :ivar gates: what they wait for.
+    :ivar at_hand_bytes: up to so many bytes need not be waited for.
+    :ivar asked_now: what ``read_now`` was asked for.
     """
 
     def __init__(self) -> None:
@@ -206,6 +208,8 @@ class MemoryStore:
         self.readers: list[MemoryReader] = []
         self.put_errors: list[BaseException] = []
         self.bytes_read = 0
+        self.at_hand_bytes = -1
+        self.asked_now: list[tuple[int, int]] = []
         self.piece_bytes = PIECE_BYTES
         self.state = Readiness(True, 6, 6, 6, "All is well.")
         self.created: Callable[[], str] = lambda: "2026-11-23T08:30:00.250Z"
@@ -266,6 +270,17 @@ class MemoryStore:
             raise Deleted("The object is deleted.")
         return version
 
+    def read_now(
+        self, version: Version, span: tuple[int, int] | None = None
+    ) -> bytes | memoryview | None:
+        """See ObjectStore."""
+        start, stop = (0, version.size) if span is None else span
+        self.asked_now.append((start, stop))
+        if stop - start > self.at_hand_bytes:
+            return None
+        (content,) = version.contents
+        return memoryview(self.contents[content.hash])[start:stop]
+
     async def open(self, version: Version, span: tuple[int, int] | None = None) -> MemoryReader:
         """See ObjectStore."""
         await self.pause("open")
@@ -273,7 +288,7 @@ class MemoryStore:
         data = self.contents[content.hash]
         start, stop = (0, version.size) if span is None else span
         # The whole of it may be more or less than the version says, where a test wants that.
-        data = data if span is None else data[start:stop]
+        data = data if (start, stop) == (0, version.size) else data[start:stop]
         reader = MemoryReader(data, stop - start, self)
         self.readers.append(reader)
         return reader

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.tcp import Connection
+from twisted.internet.tcp import Connection, Server
 from twisted.internet.testing import StringTransport
 from twisted.protocols.basic import LineReceiver
 from twisted.web import http
@@ -175,6 +175,16 @@ class TransportTests(HttpTestCase):
         self.assertIn("self.socket.recv(self.bufferSize)", inspect.getsource(Connection.doRead))
         self.assertIn("[: self.SEND_LIMIT]", inspect.getsource(Connection.writeSomeData))
         self.assertEqual((FileDescriptor.bufferSize, FileDescriptor.SEND_LIMIT), (65536, 131072))
+
+    def test_what_is_sent_past_them(self) -> None:
+        """A connection that has nothing left to send can be written to by its socket."""
+        source = inspect.getsource(FileDescriptor.doWrite)
+        self.assertIn('self.dataBuffer = b""\n            self.offset = 0', source)
+        source = inspect.getsource(FileDescriptor.write)
+        self.assertIn("self._tempDataLen += len(data)", source)
+        self.assertIn("return self.socket", inspect.getsource(Connection.getHandle))
+        self.assertIs(Server.doWrite, FileDescriptor.doWrite)
+        self.assertIn("FileDescriptor.write(self, bytes)", inspect.getsource(Server.write))
 
     def test_what_is_unsent_can_be_counted(self) -> None:
         """A slow reader is judged by whether that shrinks."""

@@ -7,7 +7,7 @@ import hashlib
 from dostore.core.chunked import MAX_LINE_BYTES
 from dostore.errors import IncompleteBody, InvalidRequest
 from dostore.streams import HIGH_WATER_BYTES
-from dostore.web.channel import LARGE_READ_BYTES, PIPELINED_BYTES
+from dostore.web.channel import ANSWERS_A_TURN, LARGE_READ_BYTES, PIPELINED_BYTES
 from tests.support.http import BUFFER_BYTES, HttpTestCase, request_bytes
 from tests.support.memory_store import PIECE_BYTES
 
@@ -334,10 +334,24 @@ class PipeliningTests(HttpTestCase):
         self.assertIn(b"live", second.body)
 
     def test_many_at_once(self) -> None:
-        """As many as fit in a segment are answered, without recursion."""
+        """All in a segment are answered, without recursion, and others get their turn."""
         client = self.connect()
         client.send(request_bytes("GET", "/health/live") * 1200)
+        self.assertEqual(len(client.answers()), ANSWERS_A_TURN)
+        other = self.connect()
+        other.send(request_bytes("GET", "/health/live"))
+        self.assertEqual(other.answer().status, 200)
+        self.clock.advance(0)
         self.assertEqual(len(client.answers()), 1200)
+
+    def test_turn_of_a_client_that_is_gone(self) -> None:
+        """What a client had sent before it went away is not answered."""
+        client = self.connect()
+        client.send(request_bytes("GET", "/health/live") * 100)
+        client.close()
+        received = client.received
+        self.settle()
+        self.assertEqual(client.received, received)
 
     def test_many_while_one_is_slow(self) -> None:
         """Behind a slow request, little is read ahead."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import resource
 import socket
@@ -12,9 +13,11 @@ from unittest import SkipTest
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.tcp import Server
 from twisted.internet.threads import deferToThread
 
 from dostore.web.api.site import build_factory
+from dostore.web.request import Request
 from tests.support.cases import AsyncTestCase
 from tests.support.http import Gate, request_bytes
 from tests.support.memory_store import MemoryStore
@@ -127,6 +130,62 @@ class TcpTests(AsyncTestCase):
         self.assertGreater(unsent, len(channel.transport.dataBuffer))
         self.assertEqual(await deferToThread(read_all, client), body)
         client.close()
+
+    async def test_an_answer_is_sent_at_once(self) -> None:
+        """What the socket takes does not wait for the reactor; what it does not comes after."""
+        await self.start()
+        self.store.keep("small", b"x" * 5000)
+        self.store.keep("large", bytes(range(256)) * (12 * MIB // 256))
+        self.store.at_hand_bytes = 16 * MIB
+        waited: list[int] = []
+        start_writing = Server.startWriting
+
+        def count(transport: Server) -> None:
+            waited.append(len(transport.dataBuffer) + transport._tempDataLen)
+            start_writing(transport)
+
+        self.patch(Server, "startWriting", count)
+
+        def read(client: socket.socket, name: str, size: int) -> bytes:
+            client.sendall(request_bytes("GET", f"/objects/{name}"))
+            head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+            self.assertIn(b"Content-Length: %d" % size, head)
+            received = bytearray(body)
+            while len(received) < size:
+                received += client.recv(MIB)
+            return bytes(received)
+
+        client = await deferToThread(self.client)
+        for _ in range(3):
+            body = await deferToThread(read, client, "small", 5000)
+            self.assertEqual(body, b"x" * 5000)
+        self.assertEqual(waited, [])
+        for _ in range(3):
+            body = await deferToThread(read, client, "large", 12 * MIB)
+            self.assertEqual(body, bytes(range(256)) * (12 * MIB // 256))
+        client.close()
+
+    async def test_nothing_is_sent_after_an_abort(self) -> None:
+        """What a handler writes to a connection that it has cut does not reach the client."""
+        await self.start()
+
+        async def cut(request: Request) -> None:
+            sink = request.begin(200, [], 10)
+            await sink.write([b"right"])
+            request.abort()
+            await sink.write([b"wrong"])
+
+        self.factory.handle = cut
+
+        def read(client: socket.socket) -> bytes:
+            client.sendall(request_bytes("GET", "/objects/a"))
+            received = b""
+            with contextlib.suppress(ConnectionResetError):
+                while data := client.recv(4096):
+                    received += data
+            return received
+
+        self.assertNotIn(b"wrong", await self.run_client(read))
 
     async def test_a_refusal_can_be_read_although_the_body_is_still_sent(self) -> None:
         """The answer is not lost to a reset, whether the connection stays open or not."""

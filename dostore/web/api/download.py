@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from dostore.core.codings import Codings, may_shrink
+from dostore.core.codings import AS_THEY_ARE, Codings, may_shrink
 from dostore.core.httpfields import format_gzip_etag
 from dostore.core.model import Version
 from dostore.core.ranges import Multipart, Span, if_range_holds, parse_ranges
@@ -41,18 +41,33 @@ async def send(
         await _send_parts(store, request, version, headers, spans)
         return
     headers = [*headers, (b"Content-Type", version.content_type.encode("ascii"))]
+    status, span = 200, (0, version.size)
     if spans:
-        (span,) = spans
-        headers.append((b"Content-Range", span.content_range()))
-        reader = await store.open(version, (span.start, span.stop))
+        status, span = 206, (spans[0].start, spans[0].stop)
+        headers.append((b"Content-Range", spans[0].content_range()))
+    codings = AS_THEY_ARE if spans else Codings.of(request.fields)
+    if codings.gzip and _may_be_gzip(request, version, codings):
+        await _send_compressed(store, request, version, headers, codings)
+    elif request.method == b"HEAD":
+        await _send_head(store, request, version, status, headers, span)
+    elif (body := store.read_now(version, span)) is not None:
+        request.respond(status, headers, body)
     else:
-        reader = await store.open(version)
+        await _send_span(store, request, version, status, headers, span)
+
+
+async def _send_span(
+    store: ObjectStore,
+    request: Request,
+    version: Version,
+    status: int,
+    headers: Sequence[Header],
+    span: tuple[int, int],
+) -> None:
+    """Answer by the bytes as they are, which are to be waited for."""
+    reader = await store.open(version, span)
     try:
-        codings = Codings.of(request.fields)
-        if codings.gzip and not spans and _may_be_gzip(request, version, codings):
-            await _send_compressed(store.workers, request, version, headers, reader, codings)
-        else:
-            await _send_reader(request, 206 if spans else 200, headers, reader)
+        await _send_reader(request, status, headers, reader)
     finally:
         await reader.close()
 
@@ -60,14 +75,28 @@ async def send(
 async def _send_reader(
     request: Request, status: int, headers: Sequence[Header], reader: ContentReader
 ) -> None:
-    if request.method == b"HEAD":
-        request.begin(status, headers, reader.size)
-    elif reader.size < LARGE_BYTES:
+    if reader.size < LARGE_BYTES:
         request.respond(status, headers, await _read_all(reader))
-        return
     else:
         await reader.send(request.begin(status, headers, reader.size))
-    request.finish()
+        request.finish()
+
+
+async def _send_head(
+    store: ObjectStore,
+    request: Request,
+    version: Version,
+    status: int,
+    headers: Sequence[Header],
+    span: tuple[int, int],
+) -> None:
+    """Answer a HEAD as the GET would be, whose first bytes are read to know that they can be."""
+    start, stop = span
+    (content,) = version.contents
+    first = (start, min(stop, start + content.scheme.stripe_size))
+    if store.read_now(version, first) is None:
+        await (await store.open(version, first)).close()
+    request.respond(status, headers, length=stop - start)
 
 
 async def _read_all(reader: ContentReader) -> bytes:
@@ -97,31 +126,61 @@ def _may_be_gzip(request: Request, version: Version, codings: Codings) -> bool:
 
 
 async def _send_compressed(
+    store: ObjectStore,
+    request: Request,
+    version: Version,
+    headers: Sequence[Header],
+    codings: Codings,
+) -> None:
+    """Answer by gzip, or by the bytes as they are when they do not shrink and will do."""
+    body = store.read_now(version) if version.size < LARGE_BYTES else None
+    if body is not None:
+        await _send_small_compressed(store.workers, request, version, headers, body, codings)
+        return
+    reader = await store.open(version)
+    try:
+        if reader.size < LARGE_BYTES:
+            body = await _read_all(reader)
+            await _send_small_compressed(store.workers, request, version, headers, body, codings)
+        elif not codings.identity or looks_worth_it(reader.peek()):
+            await _send_large_compressed(store.workers, request, version, headers, reader)
+        elif request.method == b"HEAD":
+            request.respond(200, headers, length=reader.size)
+        else:
+            await _send_reader(request, 200, headers, reader)
+    finally:
+        await reader.close()
+
+
+async def _send_small_compressed(
+    workers: IWorkers,
+    request: Request,
+    version: Version,
+    headers: Sequence[Header],
+    body: bytes | memoryview,
+    codings: Codings,
+) -> None:
+    compressed = await compress(body, workers)
+    if codings.identity and not is_worth_it(len(body), len(compressed)):
+        request.respond(200, headers, body)
+    else:
+        request.respond(200, _gzip_headers(version, headers), compressed)
+
+
+async def _send_large_compressed(
     workers: IWorkers,
     request: Request,
     version: Version,
     headers: Sequence[Header],
     reader: ContentReader,
-    codings: Codings,
 ) -> None:
-    """Answer by gzip, or by the bytes as they are when they do not shrink and will do."""
-    if reader.size < LARGE_BYTES:
-        body = await _read_all(reader)
-        compressed = await compress(body, workers)
-        if codings.identity and not is_worth_it(len(body), len(compressed)):
-            request.respond(200, headers, body)
-        else:
-            request.respond(200, _gzip_headers(version, headers), compressed)
-    elif codings.identity and not looks_worth_it(reader.peek()):
-        await _send_reader(request, 200, headers, reader)
-    else:
-        sink = request.begin(200, _gzip_headers(version, headers), None)
-        if request.method != b"HEAD":
-            gzip = GzipSink(sink, workers)
-            await reader.send(gzip)
-            _check_length(gzip.taken, reader)
-            await gzip.finish()
-        request.finish()
+    sink = request.begin(200, _gzip_headers(version, headers), None)
+    if request.method != b"HEAD":
+        gzip = GzipSink(sink, workers)
+        await reader.send(gzip)
+        _check_length(gzip.taken, reader)
+        await gzip.finish()
+    request.finish()
 
 
 def _gzip_headers(version: Version, headers: Sequence[Header]) -> list[Header]:
