@@ -35,6 +35,7 @@ from dostore.core.shardfile import (
     ShardFileBuilder,
     footer_size,
     parse_footer,
+    plain_shard,
 )
 from dostore.core.shardlog import Kind
 from dostore.core.window import Part
@@ -294,6 +295,9 @@ class DriveStore:
 
         :raises ValueError: the blocks are not a shard of such a content.
         """
+        if len(blocks) == 1 and self._compression_level is None:
+            data, name = plain_shard(content, index, blocks[0])
+            return name, data
         builder = self.builder(index, content.scheme)
         pieces = builder.add(blocks)
         footer, name = builder.finish(content)

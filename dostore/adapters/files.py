@@ -64,7 +64,7 @@ class Files:
 
     def write(self, fd: int, pieces: Sequence[bytes | memoryview]) -> int:
         """Write all the pieces at the descriptor's position; the number of bytes."""
-        total = sum(len(piece) for piece in pieces)
+        total = sum(map(len, pieces))
         written = os.writev(fd, pieces[:_MAX_PIECES]) if pieces else 0
         if written < total:
             # Rare (too many pieces, a signal, a nearly full drive): go on with what is left, which
@@ -76,7 +76,7 @@ class Files:
 
     def write_at(self, fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
         """Write all the pieces at an offset; the number of bytes. The position stays."""
-        total = sum(len(piece) for piece in pieces)
+        total = sum(map(len, pieces))
         written = os.pwritev(fd, pieces[:_MAX_PIECES], offset) if pieces else 0
         if written < total:
             rest = memoryview(b"".join(pieces))[written:]

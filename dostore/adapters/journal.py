@@ -100,7 +100,7 @@ class Journal:
 
     def write(self, name: ShardName, data: bytes) -> None:
         """Write a file of ``objects/`` whose bytes :meth:`keep` has made durable."""
-        path = os.path.join(self._objects, str(name))
+        path = f"{self._objects}/{name}"
         try:
             self._create(path, data)
         except FileExistsError:

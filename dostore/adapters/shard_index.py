@@ -26,13 +26,17 @@ class ShardIndex:
 
     def add(self, name: ShardName) -> ShardName | None:
         """Note a shard; the name that it had before, when that was another."""
-        page = self._pages[name.content_hash.digest[0]]
         digest = name.content_hash.digest
+        page = self._pages[digest[0]]
+        mine = b"%c%b" % (name.index, name.shard_hash)
+        entry = page.get(digest)
+        if entry is None:
+            page[digest] = mine
+            return None
         previous = self.get(name.content_hash, name.index)
         if previous == name:
             return None
-        rest = self._without(page.get(digest, b""), name.index)
-        page[digest] = rest + bytes([name.index]) + name.shard_hash
+        page[digest] = self._without(entry, name.index) + mine
         return previous
 
     def remove(self, content_hash: ContentHash, index: int) -> None:
@@ -54,8 +58,9 @@ class ShardIndex:
 
     def indexes(self, content_hash: ContentHash) -> tuple[int, ...]:
         """Which shards of a content are here."""
-        entry = self._pages[content_hash.digest[0]].get(content_hash.digest, b"")
-        return tuple(entry[::_ENTRY_BYTES])
+        digest = content_hash.digest
+        entry = self._pages[digest[0]].get(digest)
+        return () if entry is None else tuple(entry[::_ENTRY_BYTES])
 
     def names(self, content_hash: ContentHash) -> list[ShardName]:
         """Those of a content's shards that are here."""

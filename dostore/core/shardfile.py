@@ -223,6 +223,21 @@ class ShardFileBuilder:
         return footer, ShardName(content.hash, self.index, digest)
 
 
+def plain_shard(content: Content, index: int, block: Block) -> tuple[bytes, ShardName]:
+    """All bytes of the file of a shard that is one block, stored as it is, and the file's name.
+
+    It is what the builder makes, in a fraction of the time.
+
+    :raises ValueError: the block is not a shard of such a content.
+    """
+    scheme, size = content.scheme, content.size
+    if len(block) != scheme.block_length(size) or not 0 < size <= scheme.stripe_size:
+        raise ValueError(f"a block of {len(block)} bytes is no shard of {size} bytes")
+    footer = entry_of(block) + trailer_head(content, index, PLAIN, 1, 0)
+    name = ShardName(content.hash, index, hashlib.sha256(block).digest())
+    return b"".join((block, footer, check_of(footer))), name
+
+
 @frozen(slots=True)
 class Page:
     """The entries of consecutive blocks.

@@ -246,6 +246,8 @@ class Repairer:
         self, content_hash: ContentHash, held: Mapping[int, Sequence[str]]
     ) -> tuple[Content | None, dict[int, Sequence[str]]]:
         """What most of the shards that open say that the content is, and where those are."""
+        if not held:
+            return None, {}
         members = {m.address: m for m in self._cluster.members() if m.live}
         pairs = [
             (index, address)

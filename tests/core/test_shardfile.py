@@ -26,6 +26,7 @@ from dostore.core.shardfile import (
     footer_size,
     parse_footer,
     plain_file_size,
+    plain_shard,
 )
 from dostore.core.stripes import StripeCoder
 from dostore.errors import BadShard, NewerFormat
@@ -175,6 +176,27 @@ class BuildTests(SyncTestCase):
         self.assertRaises(
             ValueError, builder.finish, Content(content_hash, 2, Scheme(2, 0, MIN_BLOCK_BYTES))
         )
+
+
+class PlainShardTests(SyncTestCase):
+    """The file of a shard of one block, made at once."""
+
+    def test_as_the_builder(self) -> None:
+        """It is what the builder makes, for every size of a stripe and every shard."""
+        for scheme in (Scheme(), Scheme(4, 2, MIN_BLOCK_BYTES), Scheme(1, 0, MIN_BLOCK_BYTES)):
+            for size in (1, 2, 5, 4096, scheme.stripe_size - 1, scheme.stripe_size):
+                data = Random(size).randbytes(size)
+                content = Content(ContentHash(hashlib.sha256(data).digest()), size, scheme)
+                for index, (block,) in enumerate(StripeCoder(scheme).encode(data)):
+                    file, name = plain_shard(content, index, block)
+                    self.assertEqual((file, str(name)), build(data, index, scheme))
+
+    def test_wrong_block(self) -> None:
+        """A block that is no shard of such a content, or of one of none or more, is refused."""
+        scheme = Scheme(4, 2, MIN_BLOCK_BYTES)
+        for size, length in ((5, 1), (5, 3), (0, 0), (scheme.stripe_size + 1, MIN_BLOCK_BYTES)):
+            with self.assertRaises(ValueError):
+                plain_shard(Content(ContentHash(bytes(32)), size, scheme), 0, bytes(length))
 
 
 class GoOnTests(SyncTestCase):
