@@ -19,7 +19,13 @@ from dostore.app.config import (
     DEFAULT_UPLOAD_TTL_S,
     read_config,
 )
-from dostore.app.process import COMPRESSION_PARAMETERS, allow_open_files, described, stop_on_signals
+from dostore.app.process import (
+    COMPRESSION_PARAMETERS,
+    allow_open_files,
+    collect_seldom,
+    described,
+    stop_on_signals,
+)
 from dostore.errors import ConfigError
 
 #: Name, short form, what it means.
@@ -139,4 +145,5 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         # twistd shows a traceback for any other exception that comes from here.
         raise SystemExit(f"dostore-api: {error}") from error
     reactor.callWhenRunning(stop_on_signals, reactor)
+    reactor.callWhenRunning(collect_seldom)
     return service

@@ -21,12 +21,11 @@ def rank(content_hash: ContentHash, nodes: Collection[str] | Mapping[str, str]) 
         the zones as evenly as can be.
     """
     digest = content_hash.digest
-    ranked = sorted(
-        nodes,
-        key=lambda address: (xxhash.xxh3_64_intdigest(digest + address.encode()), address),
-        reverse=True,
-    )
-    if not isinstance(nodes, Mapping):
+    score = xxhash.xxh3_64_intdigest
+    scored = [(score(digest + address.encode()), address) for address in nodes]
+    scored.sort(reverse=True)
+    ranked = [address for _, address in scored]
+    if not isinstance(nodes, Mapping) or len(set(nodes.values())) == 1:
         return ranked
     taken: dict[str, int] = {}
     turns: list[tuple[int, int, str]] = []

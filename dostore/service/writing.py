@@ -40,8 +40,10 @@ _log = Logger()
 #: Bytes of content that are hashed, encoded and written at a time.
 BATCH_BYTES = 1 << 20
 
-#: Up to this, hashing and encoding (some 10 us) cost less than the hop to a thread that saves them.
-INLINE_BYTES = 32 * 1024
+#: Up to this, hashing and encoding (some 100 us) cost less than hops to threads and what follows
+#: from them: the encoder holds the interpreter anyhow, and contents that come together would not be
+#: written together.
+INLINE_BYTES = 128 * 1024
 
 #: Where asking costs, a content up to this is put as a new one, and looked for only when it is not:
 #: to ask first would cost about as much, and most contents are new.
@@ -67,6 +69,29 @@ class _Batch:
 
     data: bytes
     shards: list[list[Block]]
+
+
+@frozen(slots=True)
+class _Members:
+    """The cluster's members, as a write asks for them.
+
+    :ivar usable: the addresses of those that take shards.
+    """
+
+    members: Sequence[Member]
+    nodes: Mapping[str, IShardNode]
+    zones: Mapping[str, str]
+    usable: frozenset[str]
+
+    @classmethod
+    def of(cls, members: Sequence[Member]) -> _Members:
+        """These."""
+        return cls(
+            members,
+            {member.address: member.node for member in members},
+            {member.address: member.zone for member in members},
+            frozenset(member.address for member in members if member.writable),
+        )
 
 
 class ShardsOnTheirWay(Protocol):
@@ -120,7 +145,15 @@ class ContentWriter:
         self._alone = alone
         self._degraded: set[ContentHash] = set()
         self._reused: Counter[ContentHash] = Counter()
+        self._known = _Members.of(())
         self._batch_bytes = max(1, BATCH_BYTES // scheme.stripe_size) * scheme.stripe_size
+
+    def _members(self) -> _Members:
+        """The members as they are now."""
+        members = self._cluster.members()
+        if members is not self._known.members:
+            self._known = _Members.of(members)
+        return self._known
 
     def require_quorum(self) -> None:
         """Refuse a write that cannot succeed, before its body is read.
@@ -128,10 +161,10 @@ class ContentWriter:
         :raises QuorumNotMet: fewer nodes take shards than a write needs.
         :raises NoSpace: that is because some are full.
         """
-        members = self._cluster.members()
-        usable = sum(1 for member in members if member.writable)
+        usable = len(self._members().usable)
         if usable >= self._quorum:
             return
+        members = self._cluster.members()
         full = [member.address for member in members if member.full]
         text = f"{usable} of {len(members)} nodes take writes now; a write needs {self._quorum}."
         if usable + len(full) >= self._quorum:
@@ -270,22 +303,34 @@ class ContentWriter:
             return stored
         finding.found = finding.found or bool(held)
         shards = (await self._encode(data)).shards
-        members = {m.address: m for m in self._cluster.members()}
-        zones = {address: member.zone for address, member in members.items()}
-        usable = {address for address, member in members.items() if member.writable}
+        known = self._members()
+        usable = known.usable
         if held:
             # Part of it is here. What is there is written again in place, for it may be damaged.
-            placed = homes_of_missing(content_hash, zones, usable, held, self._scheme.shards)
+            placed = homes_of_missing(content_hash, known.zones, usable, held, self._scheme.shards)
             placed |= {index: holders[0] for index, holders in held.items() if holders[0] in usable}
         else:
-            placed = homes(content_hash, zones, usable, self._scheme.shards)
+            placed = homes(content_hash, known.zones, usable, self._scheme.shards)
         ended = await self._cluster.put(content, placed, shards, self._quorum)
+        self._judge_put(content, known.nodes, placed, ended)
+        return content
+
+    def _judge_put(
+        self,
+        content: Content,
+        nodes: Mapping[str, IShardNode],
+        placed: Mapping[int, str],
+        ended: Mapping[int, Exception | None],
+    ) -> None:
+        """See :meth:`_judge`."""
+        if len(ended) == self._scheme.shards and not any(ended.values()):
+            self._cluster.placed(content.hash, placed)
+            return
         self._judge(
             content,
-            {index: members[address].node for index, address in placed.items()},
+            {index: nodes[address] for index, address in placed.items()},
             [Outcome(None, ended[index]) if index in ended else None for index in placed],
         )
-        return content
 
     async def _put_as_new(
         self, content: Content, shards: Sequence[Sequence[Block]], finding: _Finding
@@ -294,22 +339,17 @@ class ContentWriter:
 
         :returns: False when there is, or may be elsewhere.
         """
-        members = {m.address: m for m in self._cluster.members()}
-        zones = {address: member.zone for address, member in members.items()}
+        known = self._members()
         # Those are asked when it is looked for, too.
-        first = rank(content.hash, zones)[: self._scheme.shards]
-        if len(first) < self._scheme.shards or not all(members[a].writable for a in first):
+        first = rank(content.hash, known.zones)[: self._scheme.shards]
+        if len(first) < self._scheme.shards or not known.usable.issuperset(first):
             return False
         placed = dict(enumerate(first))
         ended = await self._cluster.put_new(content, placed, shards, self._quorum)
         if any(isinstance(error, AlreadyHeld) for error in ended.values()):
             finding.found = True
             return False
-        self._judge(
-            content,
-            {index: members[address].node for index, address in placed.items()},
-            [Outcome(None, ended[index]) if index in ended else None for index in placed],
-        )
+        self._judge_put(content, known.nodes, placed, ended)
         return True
 
     async def _hash(self, data: bytes) -> ContentHash:
@@ -370,11 +410,9 @@ class ContentWriter:
 
     def place(self, content_hash: ContentHash) -> Mapping[int, IShardNode]:
         """Which node each shard of a new content goes to."""
-        members = {m.address: m for m in self._cluster.members()}
-        usable = {address for address, member in members.items() if member.writable}
-        zones = {address: member.zone for address, member in members.items()}
-        placed = homes(content_hash, zones, usable, self._scheme.shards)
-        return {index: members[address].node for index, address in placed.items()}
+        known = self._members()
+        placed = homes(content_hash, known.zones, known.usable, self._scheme.shards)
+        return {index: known.nodes[address] for index, address in placed.items()}
 
     async def _drop_surplus(
         self,
