@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := dostore tests twisted benchmarks docs deploy
 UNIT := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py)) \
-	tests.http tests.service tests.adapters tests.web tests.app
+	tests.http tests.service tests.adapters tests.web tests.app tests.client
 DEEP := tests.contract tests.faults tests.system
 COVERAGE := $(BIN)/python -m coverage
 TRIAL := $(BIN)/python -m twisted.trial --temp-directory=.cache/trial

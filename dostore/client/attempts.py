@@ -140,7 +140,7 @@ class Attempts:
 
     def _summary(self, error: Unavailable, tried_s: float) -> str:
         others = len(self._servers) - 1
-        also = f" So did {count_text(others, 'other server')}." if others else ""
+        also = f" {count_text(others, 'other server')} failed, too." if others else ""
         if not self._servers.answered:
             return f"{error.detail}{also} Is it running there? --url or DOSTORE_URL says where."
         long = f" It was tried for {seconds_text(tried_s)}." if tried_s >= 1 else ""

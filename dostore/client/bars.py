@@ -9,14 +9,19 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 from dostore.client.meters import Meter, Meters
-from dostore.client.text import count_text, shown
+from dostore.client.text import count_text, seconds_text, shown
+
+#: A longer time left is only a guess.
+_LONGEST_S = 3600 * 48
 
 #: The longest title that is shown whole.
 _TITLE_WIDTH = 32
@@ -37,8 +42,7 @@ class Bars(Meters):
             BarColumn(bar_width=None),
             DownloadColumn(),
             TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[doing]}", markup=False),
+            _DoingColumn(),
             console=self._console,
             auto_refresh=False,
             transient=True,
@@ -47,7 +51,7 @@ class Bars(Meters):
             expand=True,
         )
         self._all: TaskID | None = None
-        self._files = self._expected = 0
+        self._files = self._ended = 0
         self._bytes = 0
         self._progress.start()
 
@@ -55,10 +59,13 @@ class Bars(Meters):
         """See Meters. Any thread may call it."""
         self._files += files
         self._bytes += size_bytes
-        if self._files > 1:
-            title = f"all {count_text(self._files, 'file')}"
-            if self._all is None:
-                self._all = self._progress.add_task(title, total=self._bytes, doing="")
+        if self._files > 1 and self._all is None:
+            self._all = self._progress.add_task("", doing="")
+        self._title()
+
+    def _title(self) -> None:
+        if self._all is not None:
+            title = f"{self._ended} of {count_text(self._files, 'file')}"
             self._progress.update(self._all, description=title, total=self._bytes)
 
     def begin(self, title: str, size_bytes: int | None) -> Meter:
@@ -70,6 +77,11 @@ class Bars(Meters):
         """So much more of everything is done."""
         if self._all is not None:
             self._progress.advance(self._all, by)
+
+    def end_one(self) -> None:
+        """One more is done, well or not."""
+        self._ended += 1
+        self._title()
 
     def line(self, text: str) -> None:
         """See Meters."""
@@ -111,8 +123,20 @@ class _Bar(Meter):
 
     def end(self) -> None:
         self._progress.remove_task(self._task)
+        self._bars.end_one()
         if self._size is not None:
             self._bars.advance_all(self._size - self._done)
+
+
+class _DoingColumn(ProgressColumn):
+    """What a transfer does besides, or how long it will take."""
+
+    def render(self, task: Task) -> Text:
+        """See ProgressColumn."""
+        left_s = task.time_remaining
+        if task.fields["doing"]:
+            return Text(task.fields["doing"])
+        return Text("" if left_s is None or left_s > _LONGEST_S else seconds_text(left_s))
 
 
 _NO_TRANSFER = ("hashing", "comparing")

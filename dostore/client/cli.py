@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_JOBS = 64
+
+_COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
 
 _META_KEY = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
@@ -46,6 +47,10 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 def _addresses(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> Sequence[Address] | None:
+    given: Sequence[Address] | None = context.obj
+    if given is not None and context.get_parameter_source("url") is not _COMMAND_LINE:
+        # Before the command's name it was given, too, which counts more than the environment.
+        return given
     if value is None:
         return None
     try:
@@ -90,14 +95,15 @@ def _content_type(
     return value
 
 
-_url = click.option(
-    "--url",
-    metavar="URL[,URL...]",
-    envvar="DOSTORE_URL",
-    callback=_addresses,
-    help=f"API servers of the store; one that is dead is left for the next. Also from DOSTORE_URL."
-    f"  [default: {DEFAULT_URL}]",
-)
+def _url(envvar: str | None) -> Callable[[F], F]:
+    return click.option(
+        "--url",
+        metavar="URL[,URL...]",
+        envvar=envvar,
+        callback=_addresses,
+        help="API servers of the store; one that is dead is left for the next. Also from"
+        f" DOSTORE_URL.  [default: {DEFAULT_URL}]",
+    )
 
 
 def _common(function: F) -> F:
@@ -105,7 +111,7 @@ def _common(function: F) -> F:
     for option in (
         click.option(
             "--retry-for",
-            type=click.FloatRange(0, 1e9),
+            type=click.FloatRange(0),
             metavar="SECONDS",
             help="How long to try while nothing gets on.  [default: 300; 2 until a server answers]",
         ),
@@ -113,28 +119,37 @@ def _common(function: F) -> F:
         click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON object a line, no progress."
         ),
-        _url,
+        _url("DOSTORE_URL"),
     ):
         function = option(function)
     return function
 
 
+_version = click.option(
+    "--version", type=click.IntRange(1), metavar="N", help="Not the newest, but this one."
+)
+
 _jobs = click.option(
     "-j",
     "--jobs",
     type=click.IntRange(1, MAX_JOBS),
+    metavar="N",
     default=4,
     show_default=True,
     help="Transfers at a time.",
 )
 
 
-def _start(make: Callable[[Context], Any], options: dict[str, Any], *, bars: bool = False) -> None:
+def _start(
+    make: Callable[[Context], Any],
+    options: dict[str, Any],
+    *,
+    bars: bool = False,
+    resumable: bool = False,
+) -> None:
     from dostore.client.program import Settings, run
 
     command: Command = make
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     run(
         command,
         Settings(
@@ -143,6 +158,7 @@ def _start(make: Callable[[Context], Any], options: dict[str, Any], *, bars: boo
             as_json=options["as_json"],
             quiet=options["quiet"],
             bars=bars and not options["as_json"] and not options["quiet"],
+            resumable=resumable,
             jobs=options.get("jobs", 1),
         ),
         os.environ,
@@ -150,7 +166,7 @@ def _start(make: Callable[[Context], Any], options: dict[str, Any], *, bars: boo
 
 
 @click.group(context_settings=_CONTEXT, epilog=_EPILOG)
-@_url
+@_url(None)
 @click.version_option(dostore.__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def main(context: click.Context, url: Sequence[Address] | None) -> None:
@@ -159,9 +175,7 @@ def main(context: click.Context, url: Sequence[Address] | None) -> None:
     What is broken off, by a bad line or by Ctrl-C, goes on where it stopped when the same command
     is run again.
     """
-    if url is not None:
-        text = ",".join(address.base.decode("ascii") for address in url)
-        context.default_map = {name: {"url": text} for name in main.commands}
+    context.obj = url
 
 
 @main.command(short_help="Store files and folders.")
@@ -226,7 +240,7 @@ def put(paths: Sequence[str], to: str | None, **options: Any) -> None:
         options["always"] or bool(options["meta"]) or options["content_type"] is not None,
     )
     what = PutOptions(paths, name, prefix, options["jobs"], wanted)
-    _start(lambda context: put_all(context, what), options, bars=True)
+    _start(lambda context: put_all(context, what), options, bars=True, resumable=STDIN not in paths)
 
 
 @main.command(short_help="Fetch objects.")
@@ -241,7 +255,7 @@ def put(paths: Sequence[str], to: str | None, **options: Any) -> None:
 @click.option(
     "-r", "--recursive", is_flag=True, help="Get all objects whose names begin with NAME."
 )
-@click.option("--version", type=click.IntRange(1, 2**63 - 1), help="Not the newest, but this one.")
+@_version
 @_jobs
 @_common
 def get(names: Sequence[str], to: str | None, **options: Any) -> None:
@@ -272,7 +286,8 @@ def get(names: Sequence[str], to: str | None, **options: Any) -> None:
     if len(names) > 1 and not recursive and not is_folder:
         raise click.UsageError(f"{to} is no folder. To have it made, write --to {to}/")
     what = GetOptions(names, to, version, recursive, options["jobs"])
-    _start(lambda context: get_all(context, what), options, bars=to != STDOUT)
+    is_file = to != STDOUT
+    _start(lambda context: get_all(context, what), options, bars=is_file, resumable=is_file)
 
 
 @main.command("ls", short_help="List objects.")
@@ -281,7 +296,7 @@ def get(names: Sequence[str], to: str | None, **options: Any) -> None:
 @click.option("--delimiter", default="/", help="What to use instead of /.  [default: /]")
 @click.option("-1", "--names", "names_only", is_flag=True, help="Print names only.")
 @click.option("--after", default="", metavar="NAME", help="Only what comes after this name.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many lines.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many lines.")
 @_common
 def list_(prefix: str, **options: Any) -> None:
     """List the objects whose names begin with PREFIX, all without one.
@@ -299,7 +314,7 @@ def list_(prefix: str, **options: Any) -> None:
 
 @main.command(short_help="List the versions of an object.")
 @click.argument("name", callback=_names)
-@click.option("--limit", type=click.IntRange(1), help="At most so many lines.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many lines.")
 @_common
 def versions(name: str, limit: int | None, **options: Any) -> None:
     """List the versions of an object, oldest first: number, size, time, SHA-256."""
@@ -310,7 +325,7 @@ def versions(name: str, limit: int | None, **options: Any) -> None:
 
 @main.command(short_help="Tell all about an object.")
 @click.argument("name", callback=_names)
-@click.option("--version", type=click.IntRange(1, 2**63 - 1), help="Not the newest, but this one.")
+@_version
 @_common
 def stat(name: str, version: int | None, **options: Any) -> None:
     """Tell all that is known about an object: version, size, SHA-256, type, time, metadata."""

@@ -174,7 +174,7 @@ class _GetAll:
         if self._output.failures:
             parts.append(f"{len(self._output.failures)} FAILED")
         speed = ""
-        if seconds >= 0.1 and self._received:
+        if seconds >= 0.1 and self._received >= 1e6:
             speed = f", {size_text(self._received / seconds)}/s"
         await self._output.remark(f"{', '.join(parts)}, in {seconds_text(seconds)}{speed}.")
 

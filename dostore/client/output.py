@@ -60,6 +60,9 @@ class Output:
             await self.workers.run(self._print, text)
 
     def _print(self, text: str) -> None:
+        if self.meters.live and self._out.isatty():
+            self.meters.line(text.rstrip("\n"))
+            return
         try:
             self._out.write(text)
             self._out.flush()

@@ -43,6 +43,7 @@ class Settings:
 
     :ivar patience_s: how long something is tried; None: as Servers has it.
     :ivar bars: whether progress may be shown, on a terminal.
+    :ivar resumable: what is broken off goes on when the command is run again.
     """
 
     addresses: Sequence[Address]
@@ -50,6 +51,7 @@ class Settings:
     as_json: bool = False
     quiet: bool = False
     bars: bool = False
+    resumable: bool = False
     jobs: int = 1
 
 
@@ -58,7 +60,21 @@ def run(command: Command, settings: Settings, environ: Mapping[str, str]) -> Non
 
     :raises SystemExit: always.
     """
+    _open_standard_streams()
     react(lambda reactor: _Program(reactor, settings, environ).main(command))
+
+
+def _open_standard_streams() -> None:
+    """Have all three, and take any character: a socket must not get the number of a closed one."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(number)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, "w", errors="backslashreplace"))  # noqa: SIM115
+        else:
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Program:
@@ -87,8 +103,8 @@ class _Program:
             self._workers,
             self._output,
             reactor,
-            sys.stdin.fileno() if sys.stdin else -1,
-            sys.stdout.fileno(),
+            0,
+            1,
         )
         self._background = Background("dostore.client")
         self._task: Deferred[None] | None = None
@@ -108,17 +124,15 @@ class _Program:
         status = await self._run(command)
         await self._background.stop(self._reactor, 0.0)
         self._output.meters.close()
-        if status in _SIGNALS.values():
-            await self._output.note(
-                "Broken off. What was whole is kept; the same command again goes on from here."
-            )
+        if status in _SIGNALS.values() and self._settings.resumable:
+            await self._output.note("Broken off. Run the same command again, and it goes on here.")
         # In their order: what was printed must be out before the process ends.
         await self._printer.run(lambda: None)
         await self._pool.close()
         sys.stderr.flush()
         if status is Exit.READER_GONE:
             # Or Python would complain that it cannot be flushed.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(int(status))
 
     async def _run(self, command: Command) -> Exit:

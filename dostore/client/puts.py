@@ -131,7 +131,9 @@ class _PutAll:
             parts.append(f"{self._counts['present']} of bytes that were stored already")
         if self._output.failures:
             parts.append(f"{len(self._output.failures)} FAILED")
-        speed = f", {size_text(self._sent / seconds)}/s" if seconds >= 0.1 and self._sent else ""
+        speed = (
+            f", {size_text(self._sent / seconds)}/s" if seconds >= 0.1 and self._sent >= 1e6 else ""
+        )
         await self._output.remark(f"{', '.join(parts)}, in {seconds_text(seconds)}{speed}.")
 
 

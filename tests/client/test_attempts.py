@@ -93,7 +93,8 @@ class AttemptsTests(ClientTestCase):
         self.assertEqual([self.pause(attempts) for _ in range(4)], [0.25, 0.5, 1, 2])
         attempts = self.begin(URLS, patience_s=0)
         self.assertEqual(self.pause(attempts), 0)
-        self.assertRaises(OutOfReach, self.pause, attempts)
+        error = self.assertRaises(OutOfReach, self.pause, attempts)
+        self.assertEqual(error.detail, "It broke. 1 other server failed, too. Try again later.")
 
     def test_each_server_in_turn(self) -> None:
         """The next server is asked at once; a pause is made when all have failed."""
