@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from attrs import frozen
@@ -55,7 +56,7 @@ def matches(expected: str, output: str) -> bool:
 
 
 class ReadmeTests(BlockingStoreTestCase):
-    """Each command is run as written, but for the port and the folder."""
+    """Each command is run as written, but for the port, the folder, and where ``dostore`` is."""
 
     def test_commands(self) -> None:
         """In order, against one store; what they print is what is printed below them."""
@@ -67,11 +68,23 @@ class ReadmeTests(BlockingStoreTestCase):
         store = Store(folder / "data")
         self.addCleanup(store.kill)
         store.start()
+        environ = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "DOSTORE_URL": store.url,
+            "XDG_STATE_HOME": str(folder / "state"),
+        }
         for command in typed:
             line = command.line.replace("12345", str(store.port))
             line = re.sub(r"^curl ", "curl -sS ", line)
             done = subprocess.run(
-                ["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=60
+                ["bash", "-c", line],
+                cwd=folder,
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=60,
             )
             self.assertEqual((done.returncode, done.stderr), (0, ""), command.line)
             if not matches(command.output, done.stdout):
