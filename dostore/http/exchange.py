@@ -17,6 +17,9 @@ from twisted.internet.error import (
 )
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
+
+# What comes is no answer; exported nowhere else.
+from twisted.web._newclient import ParseError
 from twisted.web.client import (
     RequestGenerationFailed,
     RequestTransmissionFailed,
@@ -132,6 +135,10 @@ def _reason(error: BaseException) -> str:
     innermost = _innermost(error)
     if isinstance(innermost, ConnectError) and isinstance(innermost.osError, int):
         return os.strerror(innermost.osError).lower()
+    if isinstance(innermost, ConnectionClosed):
+        return "the connection broke"
+    if isinstance(innermost, ParseError):
+        return "it does not speak HTTP"
     return str(innermost).rstrip(".") or type(innermost).__name__
 
 

@@ -65,7 +65,7 @@ class HoldingProxy:
         for each in self._sockets:
             each.close()
 
-    def wait_held(self, timeout_s: float = 60.0) -> None:
+    def wait_held(self, timeout_s: float = 240.0) -> None:
         """Return when a limit is reached.
 
         :raises AssertionError: it is not in time.

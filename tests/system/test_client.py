@@ -180,7 +180,7 @@ class KilledTests(CommandTestCase):
         with HoldingProxy(store.host, store.port, hold_down=middle) as proxy:
             getting = self.start("get", "large", "--to", "copy", "--url", proxy.url)
             proxy.wait_held()
-            wait_until("what came is written", lambda: part.stat().st_size > middle - MIB)
+            wait_until("what came is written", lambda: part.stat().st_size > middle - MIB, 120.0)
             self.assertEqual(getting.kill().status, -signal.SIGKILL)
         passed = proxy.down
         self.assertFalse((self.folder / "copy").exists())
