@@ -56,6 +56,12 @@ _PARAMETERS = (
         "How many shards must be on disk before a write succeeds, k + 1 or more. Default: k + 1",
     ),
     (
+        "copies-below",
+        None,
+        "Keep objects of fewer bytes, at most 256K, as m + 1 whole copies in place of k + m shards:"
+        " as many losses are survived, and fewer files take less time. Default: 0, none",
+    ),
+    (
         "max-object-size",
         None,
         "The largest object taken, in bytes or with K, M, G or T."

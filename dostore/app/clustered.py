@@ -76,6 +76,7 @@ class Clustered:
             clock=self._reactor,
             now=time.time,
             quorum=self._config.write_quorum,
+            copies_below=self._config.copies_below,
             verify=True,
             orphan_grace_s=_ORPHAN_GRACE_S,
             upload_key=self._upload_key,

@@ -47,6 +47,9 @@ DEFAULT_SHUTDOWN_GRACE_S = "30"
 DEFAULT_UPLOAD_TTL_S = "86400"
 _MAX_UPLOAD_TTL_S = 365 * 86400
 
+#: Larger contents are not kept as copies.
+MAX_COPIES_BELOW = 256 * 1024
+
 #: More drives than this in one process is a typing error in an ellipsis.
 MAX_DRIVES = 256
 
@@ -80,6 +83,7 @@ class Config:
     :ivar listen_port: 0 lets the system choose.
     :ivar drives: the folders that keep shards, at least k + m, none within another.
     :ivar write_quorum: how many shards must be durable before a write is acknowledged.
+    :ivar copies_below: contents of fewer bytes are kept as m + 1 whole copies.
     :ivar require_digest: whether a PUT without ``Digest`` is refused.
     :ivar shard_sync: False leaves shards to the system's cache when a write is acknowledged.
     :ivar compression_level: to compress shards by; None: not to.
@@ -100,6 +104,7 @@ class Config:
     drives: tuple[str, ...]
     scheme: Scheme
     write_quorum: int
+    copies_below: int
     require_digest: bool
     shard_sync: bool
     compression_level: int | None
@@ -147,6 +152,7 @@ def read_config(
         write_quorum=settings.read(
             "write-quorum", str(scheme.write_quorum), whole_number(*quorum_range)
         ),
+        copies_below=_copies_below(settings, scheme),
         require_digest=settings.flag("require-digest"),
         shard_sync=not settings.flag("no-shard-sync"),
         compression_level=read_compression_level(settings),
@@ -222,6 +228,24 @@ def _scheme(settings: Settings) -> Scheme:
             f" shards, and an object has at most {MAX_SHARDS}."
         )
     return Scheme(k, m)
+
+
+def _copies_below(settings: Settings, scheme: Scheme) -> int:
+    value = settings.read("copies-below", "0", _at_most_copied)
+    if value and scheme.k <= scheme.m + 1:
+        raise usage.UsageError(
+            f"--copies-below {value} cannot be used with {scheme.k} data and {scheme.m} parity"
+            f" shards: {scheme.m + 1} copies are no fewer than the shards that an object is read"
+            " from."
+        )
+    return value
+
+
+def _at_most_copied(text: str) -> int:
+    value = 0 if text == "0" else size(text)
+    if value > MAX_COPIES_BELOW:
+        raise ValueError("give 0 or at most 256K: copies of more take more room than shards")
+    return value
 
 
 def _drives(settings: Settings, folder: str, root: str, scheme: Scheme) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ class Embedded:
             clock=self._reactor,
             now=time.time,
             quorum=config.write_quorum,
+            copies_below=config.copies_below,
             upload_key=partial(_upload_key, drives),
             upload_ttl_s=config.upload_ttl_s,
             instant_uploads=config.instant_uploads,

@@ -3,6 +3,8 @@
 The only importer of pyeclib. pyeclib puts an 80-byte header before each fragment. It depends on the
 fragment's index and size only, so it is not stored: the headers that decoding wants come from
 encoding one stripe of zeros.
+
+With one data shard the others are copies of it, and nothing has to be computed.
 """
 
 from __future__ import annotations
@@ -75,6 +77,8 @@ class StripeCoder:
             rows = [bytes(piece).ljust(row, b"\0") if len(piece) < row else piece for piece in rows]
         if m == 0:
             return rows
+        if k == 1:
+            return rows * (1 + m)
         padded = _padded(row)
         if padded == row and len(stripe) == k * row:
             plain = bytes(stripe)
@@ -100,6 +104,9 @@ class StripeCoder:
         lengths = {len(block) for block in blocks.values()}
         if len(blocks) < k or len(lengths) != 1:
             raise ValueError(f"{k} blocks of one length are needed, not {len(blocks)} of {lengths}")
+        if k == 1:
+            block = next(iter(blocks.values()))
+            return result | dict.fromkeys(missing, block)
         (row,) = lengths
         padded = _padded(row)
         headers = _headers(k, m, padded)

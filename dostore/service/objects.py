@@ -14,8 +14,16 @@ from dostore.background import Background
 from dostore.core.model import Content, Draft, Version
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
+from dostore.core.schemes import Schemes
 from dostore.core.stripes import Block
-from dostore.errors import Deleted, MetadataUnavailable, NotFound, OutcomeUnknown, Unavailable
+from dostore.errors import (
+    ContentLost,
+    Deleted,
+    MetadataUnavailable,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
 from dostore.fanout import to_the_end, with_timeout
 from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
 from dostore.service.leases import Leases
@@ -58,7 +66,9 @@ class ObjectStore:
     """What a client may ask of the store, whatever protocol it speaks.
 
     :param workers: threads for hashing and coding, and for what else computes much in front of it.
+    :param scheme: by which contents are stored.
     :param quorum: how many shards a write needs.
+    :param copies_below: contents of fewer bytes are kept as m + 1 whole copies.
     :param now: the time of day in seconds since the epoch, told in ``created``.
     :param verify: see ContentReader.
     :param orphan_grace_s: see OrphanSweep.
@@ -78,6 +88,7 @@ class ObjectStore:
         clock: IReactorTime,
         now: Callable[[], float],
         quorum: int | None = None,
+        copies_below: int = 0,
         verify: bool = False,
         orphan_grace_s: float = 0.0,
         upload_key: Callable[[], Awaitable[bytes]] | None = None,
@@ -93,12 +104,13 @@ class ObjectStore:
         self._clock = clock
         self._now = now
         self._quorum = scheme.write_quorum if quorum is None else quorum
+        schemes = Schemes(scheme, self._quorum, copies_below)
         self.background = Background("dostore.store")
         leases = Leases()
         self.repairer = Repairer(
             cluster,
             metadata,
-            scheme,
+            schemes,
             workers=workers,
             clock=clock,
             stats=self.stats,
@@ -108,20 +120,19 @@ class ObjectStore:
         self._writer = ContentWriter(
             cluster,
             metadata,
-            scheme,
+            schemes,
             self.repairer,
             workers=workers,
             clock=clock,
             stats=self.stats,
             leases=leases,
             background=self.background,
-            quorum=self._quorum,
             alone=not orphan_grace_s,
         )
         self.uploads = Uploads(
             cluster,
             metadata,
-            scheme,
+            schemes,
             self._writer,
             publish=self._publish_upload,
             precheck=self._precheck_upload,
@@ -131,7 +142,6 @@ class ObjectStore:
             now=now,
             stats=self.stats,
             background=self.background,
-            quorum=self._quorum,
             ttl_s=upload_ttl_s,
             instant=instant_uploads,
         )
@@ -311,11 +321,21 @@ class ObjectStore:
         self, content: Content, span: tuple[int, int] | None = None
     ) -> ContentReader:
         """The bytes of a content; the caller closes it."""
-        shards = ShardSet(content, self.cluster, workers=self.workers, clock=self._clock)
-        reader = ContentReader(shards, self.repairer.after_read, span=span, verify=self._verify)
-        await reader.begin()
-        self.stats.gets += 1
-        return reader
+        tried = {content}
+        while True:
+            shards = ShardSet(content, self.cluster, workers=self.workers, clock=self._clock)
+            reader = ContentReader(shards, self.repairer.after_read, span=span, verify=self._verify)
+            try:
+                await reader.begin()
+            except (ContentLost, Unavailable):
+                # It was lost, and then stored again by another scheme.
+                if shards.otherwise is None or shards.otherwise in tried:
+                    raise
+                content = shards.otherwise
+                tried.add(content)
+            else:
+                self.stats.gets += 1
+                return reader
 
     async def locate(self, content_hash: ContentHash) -> Mapping[int, Sequence[str]]:
         """Which nodes hold which shards.

@@ -14,7 +14,7 @@ from dostore.background import Background
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash
 from dostore.core.placement import homes_of_missing, rank
-from dostore.core.scheme import Scheme
+from dostore.core.schemes import Schemes
 from dostore.core.stripes import Block
 from dostore.errors import BadShard, ContentLost, DostoreError, MetadataUnavailable, Unavailable
 from dostore.fanout import gather
@@ -58,7 +58,7 @@ class Repairer:
 
     What is noticed while a drive is away waits for :meth:`heal`, which finds it by itself.
 
-    :param scheme: how the contents that are written now are cut.
+    :param schemes: how the contents that are written now are stored.
     :param workers: threads for decoding.
     """
 
@@ -66,7 +66,7 @@ class Repairer:
         self,
         cluster: ICluster,
         metadata: IMetadataStore,
-        scheme: Scheme,
+        schemes: Schemes,
         *,
         workers: IWorkers,
         clock: IReactorTime,
@@ -77,7 +77,7 @@ class Repairer:
         self._cluster = cluster
         self._metadata = metadata
         self._leases = leases
-        self._scheme = scheme
+        self._schemes = schemes
         self._workers = workers
         self._clock = clock
         self._stats = stats
@@ -206,28 +206,34 @@ class Repairer:
                     # A node that has a shard of a content takes no other of it.
                     takers[content_hash] = takers.get(content_hash, writable) - member.writable
         too_few: list[ContentHash] = []
+        perhaps: list[ContentHash] = []
         for content_hash, indexes in found.items():
             # A node with a copy of what another has too can give that up.
             room = takers[content_hash] + copies[content_hash]
-            missing = len(indexes) < self._scheme.shards and room > 0
+            missing = room > 0 and not self._schemes.are_whole(indexes)
             # The shards of a content that is being written are not missing, only not there yet.
             if not missing or self._leases.held(content_hash):
                 continue
-            if len(indexes) < self._scheme.k:
-                too_few.append(content_hash)
-            else:
+            if len(indexes) >= self._schemes.usual.k:
                 self.notice(content_hash)
+            elif self._schemes.may_be_copies(indexes):
+                perhaps.append(content_hash)
+            else:
+                too_few.append(content_hash)
         if len(members) == len(known) and all(outcome.ok for outcome in outcomes):
-            await self._notice_lost(too_few)
+            perhaps += too_few
+        await self._notice_referenced(perhaps)
 
-    async def _notice_lost(self, too_few: Sequence[ContentHash]) -> None:
-        """Tell of contents that have too few shards, unless they are what failed writes left."""
+    async def _notice_referenced(self, hashes: Sequence[ContentHash]) -> None:
+        """Have contents with few shards repaired if they are copies, else told of as lost, unless
+        they are what failed writes left.
+        """
         try:
-            lost = await self._metadata.referenced(too_few) if too_few else set()
+            referenced = await self._metadata.referenced(hashes) if hashes else set()
         except MetadataUnavailable as error:
             _log.info("What is lost is not known now: {error}", error=error)
             return
-        for content_hash in lost:
+        for content_hash in referenced:
             self.notice(content_hash)
 
     # Finding what is there
@@ -235,17 +241,22 @@ class Repairer:
     async def survey(
         self, content_hash: ContentHash
     ) -> tuple[Content | None, int, Mapping[int, Sequence[str]]]:
-        """What a content is, how many of its shards are there with sound footers, and which nodes
-        say that they hold which, sound or not.
+        """What a content is, how many of its shards are there with sound footers, each on a node of
+        its own, and which nodes say that they hold which, sound or not.
         """
         held = await self._cluster.locate(content_hash, everywhere=False)
         content, sound = await self._sound(content_hash, held)
-        return content, len(sound), held
+        nodes = {address for addresses in sound.values() for address in addresses}
+        return content, min(len(sound), len(nodes)), held
 
     async def _sound(
         self, content_hash: ContentHash, held: Mapping[int, Sequence[str]]
     ) -> tuple[Content | None, dict[int, Sequence[str]]]:
-        """What most of the shards that open say that the content is, and where those are."""
+        """What most of the shards that open say that the content is, and where those are.
+
+        When those are too few to read it and others are not, the others count: the content was
+        stored again, by another scheme.
+        """
         if not held:
             return None, {}
         members = {m.address: m for m in self._cluster.members() if m.live}
@@ -266,7 +277,7 @@ class Repairer:
         votes = Counter(content for content, _ in found)
         if not votes:
             return None, {}
-        ((agreed, _),) = votes.most_common(1)
+        agreed = max(votes, key=lambda content: (_is_readable(content, found), votes[content]))
         sound: dict[int, list[str]] = {}
         for content, (index, address) in found:
             if content == agreed:
@@ -499,6 +510,12 @@ class Repairer:
                     await reader.read(first, min(step, stripes - first))
             finally:
                 await reader.close()
+
+
+def _is_readable(content: Content, found: Sequence[tuple[Content, tuple[int, str]]]) -> bool:
+    """Whether enough nodes have shards of a content to read it; one alone is no proof."""
+    nodes = {address for each, (_, address) in found if each == content}
+    return len(nodes) >= max(2, content.scheme.k)
 
 
 async def _info(node: IShardNode, content_hash: ContentHash, index: int) -> ShardInfo:

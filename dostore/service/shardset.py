@@ -40,6 +40,7 @@ class ShardSet:
     :ivar without: the index of a shard to leave out; -1: none.
     :ivar wrong: its nodes' checks were right, and yet what was read was not the content.
     :ivar slow: those of shards that did not answer in time or at all.
+    :ivar otherwise: the same content by another scheme, if a shard of it was met.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ShardSet:
         self.without = -1
         self.wrong = False
         self.slow: set[int] = set()
+        self.otherwise: Content | None = None
         self._cluster = cluster
         self._workers = workers
         self._clock = clock
@@ -191,6 +193,9 @@ class ShardSet:
             if reader.info.content != self.content:
                 # Whole, but of another size or scheme: not what the version speaks of.
                 await reader.close()
+                other = reader.info.content
+                if (other.hash, other.size) == (self.content.hash, self.content.size):
+                    self.otherwise = other
                 error = BadShard(f"{address} has shard {index} of another scheme.")
                 continue
             if self._closed:

@@ -23,7 +23,7 @@ from dostore.background import Background
 from dostore.core.httpfields import created_seconds, write_check
 from dostore.core.model import Content, Version
 from dostore.core.names import ContentHash
-from dostore.core.scheme import Scheme
+from dostore.core.schemes import Schemes
 from dostore.core.stripes import Block
 from dostore.core.upload_token import ID_BYTES, UploadToken, no_such_upload
 from dostore.errors import (
@@ -146,7 +146,7 @@ class Uploads:
         self,
         cluster: ICluster,
         metadata: IMetadataStore,
-        scheme: Scheme,
+        schemes: Schemes,
         writer: ContentWriter,
         *,
         publish: Publish,
@@ -157,13 +157,12 @@ class Uploads:
         now: Callable[[], float],
         stats: Stats,
         background: Background,
-        quorum: int,
         ttl_s: int = DEFAULT_TTL_S,
         instant: bool = True,
     ) -> None:
         self._cluster = cluster
         self._metadata = metadata
-        self._scheme = scheme
+        self._schemes = schemes
         self._writer = writer
         self._publish = publish
         self._precheck = precheck
@@ -173,7 +172,6 @@ class Uploads:
         self._now = now
         self._stats = stats
         self._background = background
-        self._quorum = quorum
         self._ttl_s = ttl_s
         self._instant = instant
         self._hashes = _Hashes()
@@ -189,7 +187,7 @@ class Uploads:
         :raises PreconditionFailed: a condition does not hold now.
         """
         note = wanted.to_note()
-        self._writer.require_quorum()
+        self._writer.require_quorum(self._schemes.quorum_of(self._schemes.of_size(size)))
         await self._precheck(name, wanted)
         if self._instant:
             content = await self._writer.find(digest, size)
@@ -200,18 +198,17 @@ class Uploads:
         return token.seal(await self._key())
 
     async def _begin(self, name: str, digest: ContentHash, size: int, note: bytes) -> UploadToken:
-        nodes = self._writer.place(digest)
+        scheme = self._schemes.of_size(size)
+        quorum = self._schemes.quorum_of(scheme)
+        nodes = self._writer.place(digest, scheme)
         opened = int(self._now() * 1000)
         token = UploadToken(
             name,
             digest,
             size,
-            self._scheme,
+            scheme,
             secrets.token_bytes(ID_BYTES),
-            tuple(
-                nodes[index].address if index in nodes else ""
-                for index in range(self._scheme.shards)
-            ),
+            tuple(nodes[index].address if index in nodes else "" for index in range(scheme.shards)),
             opened,
             opened + max(TOKEN_LIFE_S, self._ttl_s) * 1000,
         )
@@ -220,20 +217,20 @@ class Uploads:
         outcomes = await gather_quorum(
             [
                 node.temps.open(
-                    TempAbout(index, self._scheme, digest, size, note, self._ttl_s),
+                    TempAbout(index, scheme, digest, size, note, self._ttl_s),
                     token.shard_token(index),
                 )
                 for index, node in nodes.items()
             ],
-            need=self._quorum,
+            need=quorum,
             grace_s=GRACE_S,
             clock=self._clock,
         )
         opened_there = sum(1 for outcome in outcomes if outcome is not None and outcome.ok)
-        if opened_there < self._quorum:
+        if opened_there < quorum:
             self._shards(token).abort()
             raise QuorumNotMet(
-                f"{opened_there} nodes began their shard; an upload needs {self._quorum}. Try again"
+                f"{opened_there} nodes began their shard; an upload needs {quorum}. Try again"
                 " later."
             )
         return token
@@ -245,7 +242,7 @@ class Uploads:
             workers=self._workers,
             clock=self._clock,
             background=self._background,
-            quorum=min(max(self._quorum, token.scheme.write_quorum), token.scheme.shards),
+            quorum=self._schemes.quorum_of(token.scheme),
         )
 
     async def _read(self, text: str) -> UploadToken:

@@ -18,21 +18,21 @@ from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.placement import homes, homes_of_missing, rank
 from dostore.core.scheme import Scheme
+from dostore.core.schemes import Schemes
 from dostore.core.stripes import Block, StripeCoder
 from dostore.errors import AlreadyHeld, DigestMismatch, DostoreError, NoSpace, QuorumNotMet
-from dostore.fanout import Outcome, gather, gather_quorum
+from dostore.fanout import Outcome, gather
 from dostore.ports import (
-    PUT_GRACE_S,
     IByteSource,
     ICluster,
     IMetadataStore,
     IShardNode,
-    IShardWriter,
     IWorkers,
     Member,
 )
 from dostore.service.leases import Leases
 from dostore.service.repair import Repairer
+from dostore.service.shard_stream import ShardStream, refusal, too_full
 from dostore.service.stats import Stats
 
 _log = Logger()
@@ -49,9 +49,6 @@ INLINE_BYTES = 128 * 1024
 #: to ask first would cost about as much, and most contents are new.
 AS_NEW_BYTES = 256 * 1024
 
-#: How long the slower nodes get when enough others have done their part.
-WRITE_GRACE_S = PUT_GRACE_S
-
 
 @define(eq=False)
 class _Finding:
@@ -64,11 +61,19 @@ class _Finding:
 
 
 @frozen(slots=True)
-class _Batch:
-    """Whole stripes of a content: what is hashed, encoded and written at a time."""
+class _Stored:
+    """What there is of a content.
 
-    data: bytes
-    shards: list[list[Block]]
+    :ivar content: what most of its shards say that it is; None: none of them can be opened.
+    :ivar sound: how many shards of that there are.
+    :ivar whole: they are as many as a write of it needs.
+    :ivar held: who says to have which shard.
+    """
+
+    content: Content | None
+    sound: int
+    whole: bool
+    held: Mapping[int, Sequence[str]]
 
 
 @frozen(slots=True)
@@ -111,8 +116,8 @@ class ShardsOnTheirWay(Protocol):
 class ContentWriter:
     """Stores contents. A content that was written is leased until :meth:`keep` or :meth:`discard`.
 
+    :param schemes: how contents that are new are stored.
     :param workers: threads for hashing and encoding.
-    :param quorum: how many shards a write needs, from k to k + m.
     :param alone: nobody else writes or removes contents, so that the leases tell of everybody.
     """
 
@@ -120,7 +125,7 @@ class ContentWriter:
         self,
         cluster: ICluster,
         metadata: IMetadataStore,
-        scheme: Scheme,
+        schemes: Schemes,
         repairer: Repairer,
         *,
         workers: IWorkers,
@@ -128,25 +133,23 @@ class ContentWriter:
         stats: Stats,
         leases: Leases,
         background: Background,
-        quorum: int,
         alone: bool,
     ) -> None:
         self._cluster = cluster
         self._metadata = metadata
-        self._scheme = scheme
-        self._coder = StripeCoder(scheme)
+        self._schemes = schemes
         self._repairer = repairer
         self._workers = workers
         self._clock = clock
         self._stats = stats
         self._leases = leases
         self._background = background
-        self._quorum = quorum
         self._alone = alone
         self._degraded: set[ContentHash] = set()
         self._reused: Counter[ContentHash] = Counter()
         self._known = _Members.of(())
-        self._batch_bytes = max(1, BATCH_BYTES // scheme.stripe_size) * scheme.stripe_size
+        stripe_size = schemes.usual.stripe_size
+        self._batch_bytes = max(1, BATCH_BYTES // stripe_size) * stripe_size
 
     def _members(self) -> _Members:
         """The members as they are now."""
@@ -155,20 +158,21 @@ class ContentWriter:
             self._known = _Members.of(members)
         return self._known
 
-    def require_quorum(self) -> None:
+    def require_quorum(self, quorum: int) -> None:
         """Refuse a write that cannot succeed, before its body is read.
 
+        :param quorum: how many nodes have to take a shard.
         :raises QuorumNotMet: fewer nodes take shards than a write needs.
         :raises NoSpace: that is because some are full.
         """
         usable = len(self._members().usable)
-        if usable >= self._quorum:
+        if usable >= quorum:
             return
         members = self._cluster.members()
         full = [member.address for member in members if member.full]
-        text = f"{usable} of {len(members)} nodes take writes now; a write needs {self._quorum}."
-        if usable + len(full) >= self._quorum:
-            raise NoSpace(f"{text} {_too_full(full)}")
+        text = f"{usable} of {len(members)} nodes take writes now; a write needs {quorum}."
+        if usable + len(full) >= quorum:
+            raise NoSpace(f"{text} {too_full(full)}")
         raise QuorumNotMet(
             f"{text} Try again when more are back.",
             outcomes={m.address: "away" for m in members if not m.writable},
@@ -182,15 +186,16 @@ class ContentWriter:
         :raises DigestMismatch: it is not that; nothing is kept.
         :raises QuorumNotMet, NoSpace: too few nodes took their shard; nothing is kept.
         """
-        self.require_quorum()
+        self.require_quorum(self._schemes.least_quorum)
         head = await source.read(self._batch_bytes)
         if len(head) < self._batch_bytes:
             return await self._write_small(head, digest)
+        self.require_quorum(self._schemes.quorum)
         if digest is not None:
             async with self._leased(digest) as finding:
-                stored, _ = await self._find_stored(digest)
-                if stored is not None:
-                    return await self._hash_only(head, source, stored, finding)
+                stored = await self._find_stored(digest)
+                if stored.content is not None and stored.whole:
+                    return await self._hash_only(head, source, stored.content, finding)
             self._leases.release(digest)
         return await self._write_large(head, source, digest)
 
@@ -226,11 +231,11 @@ class ContentWriter:
         """
         try:
             # What is opened is taken out of garbage/.
-            _, sound, _ = await self._repairer.survey(content_hash)
+            content, sound, _ = await self._repairer.survey(content_hash)
         except DostoreError as error:
             _log.warn("{hash} is not looked after: {error}", hash=content_hash, error=error)
             return
-        if sound < self._scheme.shards:
+        if content is None or sound < content.scheme.shards:
             self._repairer.notice(content_hash)
 
     def keep(self, content: Content) -> None:
@@ -292,27 +297,52 @@ class ContentWriter:
     async def _write_whole(
         self, data: bytes, content_hash: ContentHash, finding: _Finding
     ) -> Content:
-        content = Content(content_hash, len(data), self._scheme)
+        content = Content(content_hash, len(data), self._schemes.of_size(len(data)))
         if self._cluster.asking_costs and len(data) <= AS_NEW_BYTES:
-            shards = (await self._encode(data)).shards
+            shards = await self._encode(data, content.scheme)
             if await self._put_as_new(content, shards, finding):
                 return content
-        stored, held = await self._find_stored(content_hash)
-        if stored is not None:
-            await self._renew(stored, finding)
-            return stored
-        finding.found = finding.found or bool(held)
-        shards = (await self._encode(data)).shards
+        stored = await self._find_stored(content_hash)
+        if stored.content is not None and stored.whole:
+            await self._renew(stored.content, finding)
+            return stored.content
+        if stored.held:
+            finding.found = True
+            return await self._write_again(data, content, stored, finding)
+        shards = await self._encode(data, content.scheme)
         known = self._members()
-        usable = known.usable
-        if held:
-            # Part of it is here. What is there is written again in place, for it may be damaged.
-            placed = homes_of_missing(content_hash, known.zones, usable, held, self._scheme.shards)
-            placed |= {index: holders[0] for index, holders in held.items() if holders[0] in usable}
-        else:
-            placed = homes(content_hash, known.zones, usable, self._scheme.shards)
-        ended = await self._cluster.put(content, placed, shards, self._quorum)
+        placed = homes(content_hash, known.zones, known.usable, content.scheme.shards)
+        need = self._schemes.quorum_of(content.scheme)
+        if len(known.usable) < need:
+            self.require_quorum(need)
+        ended = await self._cluster.put(content, placed, shards, need)
         self._judge_put(content, known.nodes, placed, ended)
+        return content
+
+    async def _write_again(
+        self, data: bytes, content: Content, stored: _Stored, finding: _Finding
+    ) -> Content:
+        """Write a content of which part is here."""
+        content = self._like_what_is_left(content, stored)
+        stored = await self._without_harm(content, stored)
+        if stored.content is not None and stored.whole:
+            await self._renew(stored.content, finding)
+            return stored.content
+        need = self._schemes.quorum_of(content.scheme)
+        self.require_quorum(need)
+        shards = await self._encode(data, content.scheme)
+        known = self._members()
+        # By another scheme there may be others.
+        held = {i: a for i, a in stored.held.items() if i < content.scheme.shards}
+        count = content.scheme.shards
+        placed = homes_of_missing(content.hash, known.zones, known.usable, held, count)
+        # What is there is written again in place, for it may be damaged.
+        placed |= {i: holders[0] for i, holders in held.items() if holders[0] in known.usable}
+        ended = await self._cluster.put(content, placed, shards, need)
+        self._judge_put(content, known.nodes, placed, ended)
+        if len(held) < len(stored.held):
+            there = {i: address for i, address in placed.items() if ended.get(i, content) is None}
+            await self._drop_surplus(content.hash, stored.held, there)
         return content
 
     def _judge_put(
@@ -323,7 +353,7 @@ class ContentWriter:
         ended: Mapping[int, Exception | None],
     ) -> None:
         """See :meth:`_judge`."""
-        if len(ended) == self._scheme.shards and not any(ended.values()):
+        if len(ended) == content.scheme.shards and not any(ended.values()):
             self._cluster.placed(content.hash, placed)
             return
         self._judge(
@@ -331,6 +361,37 @@ class ContentWriter:
             {index: nodes[address] for index, address in placed.items()},
             [Outcome(None, ended[index]) if index in ended else None for index in placed],
         )
+
+    async def _without_harm(self, content: Content, stored: _Stored) -> _Stored:
+        """What there is of a content that is to be stored, made whole if need be.
+
+        To take the place of shards by another scheme of which the content can be read would make it
+        unreadable if that ended half-way. A whole copy takes no shard's place in vain.
+        """
+        left = stored.content
+        if left is None or left.scheme == content.scheme or content.scheme.k == 1:
+            return stored
+        if stored.whole or stored.sound < left.scheme.k:
+            return stored
+        try:
+            await self._repairer.repair(content.hash)
+        except DostoreError as error:
+            _log.warn("{hash} is not made whole: {error}", hash=content.hash, error=error)
+        return await self._find_stored(content.hash)
+
+    def _like_what_is_left(self, content: Content, stored: _Stored) -> Content:
+        """A content that is new, or that of which some is left, so that what is left counts."""
+        left = stored.content
+        if left is None or left.size != content.size or left.scheme == content.scheme:
+            return content
+        survives = left.scheme.m >= content.scheme.m and self._is_credible(left, stored.sound)
+        if survives and len(self._members().usable) >= self._schemes.quorum_of(left.scheme):
+            return left
+        return content
+
+    def _is_credible(self, content: Content, sound: int) -> bool:
+        """Whether so many nodes are enough to say that a content is stored as none is here."""
+        return sound > 1 or self._schemes.uses(content.scheme)
 
     async def _put_as_new(
         self, content: Content, shards: Sequence[Sequence[Block]], finding: _Finding
@@ -341,11 +402,12 @@ class ContentWriter:
         """
         known = self._members()
         # Those are asked when it is looked for, too.
-        first = rank(content.hash, known.zones)[: self._scheme.shards]
-        if len(first) < self._scheme.shards or not known.usable.issuperset(first):
+        first = rank(content.hash, known.zones)[: content.scheme.shards]
+        if len(first) < content.scheme.shards or not known.usable.issuperset(first):
             return False
         placed = dict(enumerate(first))
-        ended = await self._cluster.put_new(content, placed, shards, self._quorum)
+        need = self._schemes.quorum_of(content.scheme)
+        ended = await self._cluster.put_new(content, placed, shards, need)
         if any(isinstance(error, AlreadyHeld) for error in ended.values()):
             finding.found = True
             return False
@@ -357,10 +419,12 @@ class ContentWriter:
             return ContentHash(hashlib.sha256(data).digest())
         return ContentHash(await self._workers.run(lambda: hashlib.sha256(data).digest()))
 
-    async def _encode(self, data: bytes) -> _Batch:
+    async def _encode(self, data: bytes, scheme: Scheme) -> list[list[Block]]:
+        encode = StripeCoder(scheme).encode
         if len(data) <= INLINE_BYTES:
-            return _Batch(data, self._coder.encode(data))
-        return _Batch(data, await self._workers.run(self._coder.encode, data))
+            return encode(data)
+        encoded: list[list[Block]] = await self._workers.run(encode, data)
+        return encoded
 
     # Large contents: hashed, encoded and written while they arrive.
 
@@ -369,13 +433,14 @@ class ContentWriter:
     ) -> Content:
         # Without a digest nobody knows yet which nodes are this content's; any choice is found
         # again.
-        nodes = self.place(digest or ContentHash(secrets.token_bytes(32)))
-        stream = _ShardStream(nodes, self._scheme, self._quorum, self._clock, self._background)
+        scheme, quorum = self._schemes.usual, self._schemes.quorum
+        nodes = self.place(digest or ContentHash(secrets.token_bytes(32)), scheme)
+        stream = ShardStream(nodes, scheme, quorum, self._clock, self._background)
         try:
             await stream.begin()
             size, content_hash = await self._pump(head, source, stream)
             self._compare(content_hash, digest)
-            return await self.take_over(Content(content_hash, size, self._scheme), stream)
+            return await self.take_over(Content(content_hash, size, scheme), stream)
         except BaseException:
             stream.abort()
             raise
@@ -387,31 +452,31 @@ class ContentWriter:
         :raises QuorumNotMet, NoSpace: too few nodes have their shard; nothing is kept.
         """
         async with self._leased(content.hash) as finding:
-            stored, held = await self._find_stored(content.hash)
-            if stored is not None:
+            stored = await self._without_harm(content, await self._find_stored(content.hash))
+            if stored.content is not None and stored.whole:
                 shards.abort()
-                await self._renew(stored, finding)
-                return stored
-            finding.found = bool(held)
+                await self._renew(stored.content, finding)
+                return stored.content
+            finding.found = bool(stored.held)
             nodes = shards.nodes
             holders = self._judge(content, nodes, await shards.commit(content))
-            await self._drop_surplus(content.hash, held, holders)
+            await self._drop_surplus(content.hash, stored.held, holders)
             return content
 
     async def find(self, content_hash: ContentHash, size: int) -> Content | None:
         """A content of that size that is stored already, leased; None: there is none."""
         async with self._leased(content_hash) as finding:
-            stored, _ = await self._find_stored(content_hash)
-            if stored is not None and stored.size == size:
-                await self._renew(stored, finding)
-                return stored
+            stored = await self._find_stored(content_hash)
+            if stored.content is not None and stored.whole and stored.content.size == size:
+                await self._renew(stored.content, finding)
+                return stored.content
         self._leases.release(content_hash)
         return None
 
-    def place(self, content_hash: ContentHash) -> Mapping[int, IShardNode]:
+    def place(self, content_hash: ContentHash, scheme: Scheme) -> Mapping[int, IShardNode]:
         """Which node each shard of a new content goes to."""
         known = self._members()
-        placed = homes(content_hash, known.zones, known.usable, self._scheme.shards)
+        placed = homes(content_hash, known.zones, known.usable, scheme.shards)
         return {index: known.nodes[address] for index, address in placed.items()}
 
     async def _drop_surplus(
@@ -438,7 +503,7 @@ class ContentWriter:
         _log_failures(f"A surplus shard of {content_hash} is left", members, outcomes)
 
     async def _pump(
-        self, head: bytes, source: IByteSource, stream: _ShardStream
+        self, head: bytes, source: IByteSource, stream: ShardStream
     ) -> tuple[int, ContentHash]:
         """Hash and write all that comes, reading one batch while the one before is on its way."""
         hasher = hashlib.sha256()
@@ -461,8 +526,8 @@ class ContentWriter:
     async def _update(self, hasher: hashlib._Hash, data: bytes) -> None:
         await self._workers.run(hasher.update, data)
 
-    async def _send(self, data: bytes, stream: _ShardStream) -> None:
-        await stream.write((await self._encode(data)).shards)
+    async def _send(self, data: bytes, stream: ShardStream) -> None:
+        await stream.write(await self._encode(data, self._schemes.usual))
 
     async def _hash_only(
         self, head: bytes, source: IByteSource, stored: Content, finding: _Finding
@@ -474,24 +539,24 @@ class ContentWriter:
             await self._workers.run(hasher.update, data)
             data = await source.read(self._batch_bytes)
         self._compare(ContentHash(hasher.digest()), stored.hash)
-        content, _ = await self._find_stored(stored.hash)
-        if content is None:
+        found = await self._find_stored(stored.hash)
+        content = found.content
+        if content is None or not found.whole:
             raise QuorumNotMet("The stored content was lost meanwhile. Send it again.")
         await self._renew(content, finding)
         return content
 
     # Judging
 
-    async def _find_stored(
-        self, content_hash: ContentHash
-    ) -> tuple[Content | None, Mapping[int, Sequence[str]]]:
-        """The content, when as many of its shards are there as a write needs; who holds which."""
+    async def _find_stored(self, content_hash: ContentHash) -> _Stored:
         content, sound, held = await self._repairer.survey(content_hash)
-        if content is None or sound < self._quorum:
-            return None, held
-        if sound < content.scheme.shards:
+        if content is None:
+            return _Stored(None, 0, False, held)
+        enough = sound >= self._schemes.quorum_of(content.scheme)
+        whole = enough and self._is_credible(content, sound)
+        if whole and sound < content.scheme.shards:
             self._degraded.add(content_hash)
-        return content, held
+        return _Stored(content, sound, whole, held)
 
     @staticmethod
     def _compare(found: ContentHash, wanted: ContentHash | None) -> None:
@@ -525,10 +590,11 @@ class ContentWriter:
             if outcome is not None and outcome.ok
         }
         done = len(holders)
-        if done < self._quorum:
-            raise refusal(dict(zip(nodes.values(), outcomes, strict=True)), done, self._quorum)
+        quorum = self._schemes.quorum_of(content.scheme)
+        if done < quorum:
+            raise refusal(dict(zip(nodes.values(), outcomes, strict=True)), done, quorum)
         self._cluster.placed(content.hash, holders)
-        if done < self._scheme.shards:
+        if done < content.scheme.shards:
             self._stats.degraded_writes += 1
             self._degraded.add(content.hash)
         return holders
@@ -538,119 +604,3 @@ def _log_failures(what: str, members: Sequence[Member], outcomes: Sequence[Outco
     for member, outcome in zip(members, outcomes, strict=True):
         if outcome.error is not None:
             _log.warn("{what}: {error}", what=what, error=outcome.error, address=member.address)
-
-
-def refusal(
-    outcomes: Mapping[IShardNode, Outcome[None] | None], done: int, quorum: int
-) -> DostoreError:
-    """The error for a write that too few nodes took."""
-    failed = {
-        node.address: "no answer" if outcome is None else str(outcome.error)
-        for node, outcome in outcomes.items()
-        if outcome is None or not outcome.ok
-    }
-    full = [
-        node.address
-        for node, outcome in outcomes.items()
-        if outcome is not None and isinstance(outcome.error, NoSpace)
-    ]
-    text = f"{done} nodes took their shard; a write needs {quorum}."
-    if full and done + len(full) >= quorum:
-        return NoSpace(f"{text} {_too_full(full)}")
-    # Those that were known to be away were not tried.
-    tried = f" Failed: {', '.join(sorted(failed))}." if failed else ""
-    return QuorumNotMet(f"{text}{tried} Try again later.", outcomes=failed)
-
-
-def _too_full(addresses: Sequence[str]) -> str:
-    has = "has" if len(addresses) == 1 else "have"
-    return f"{', '.join(sorted(addresses))} {has} no space left. Free some or add drives."
-
-
-class _ShardStream:
-    """The shards of one content that are being written, less those whose node failed."""
-
-    def __init__(
-        self,
-        nodes: Mapping[int, IShardNode],
-        scheme: Scheme,
-        quorum: int,
-        clock: IReactorTime,
-        background: Background,
-    ) -> None:
-        self.nodes = nodes
-        self._scheme = scheme
-        self._quorum = quorum
-        self._clock = clock
-        self._background = background
-        self._writers: dict[int, IShardWriter] = {}
-        self._failed: dict[int, Outcome[None]] = {}
-
-    async def begin(self) -> None:
-        """Open a temporary shard on every node."""
-        outcomes = await gather_quorum(
-            [node.begin(index, self._scheme) for index, node in self.nodes.items()],
-            need=self._quorum,
-            grace_s=WRITE_GRACE_S,
-            clock=self._clock,
-            release=lambda writer: writer.abort(),
-        )
-        for index, outcome in zip(self.nodes, outcomes, strict=True):
-            if outcome is not None and outcome.ok:
-                self._writers[index] = outcome.value
-            else:
-                error = None if outcome is None else outcome.error
-                self._failed[index] = Outcome(None, error or QuorumNotMet("no answer"))
-        self._require()
-
-    async def write(self, shards: Sequence[Sequence[Block]]) -> None:
-        """Append blocks to each shard. A node that fails or lags is left out from here on."""
-        writers = dict(self._writers)
-        outcomes = await gather_quorum(
-            [writer.write(shards[index]) for index, writer in writers.items()],
-            need=self._quorum,
-            grace_s=WRITE_GRACE_S,
-            clock=self._clock,
-        )
-        for index, outcome in zip(writers, outcomes, strict=True):
-            if outcome is None or not outcome.ok:
-                self._drop(index, outcome)
-        self._require()
-
-    async def commit(self, content: Content) -> list[Outcome[None] | None]:
-        """Commit every shard that is left; the outcome of each node, in the nodes' order."""
-        writers = dict(self._writers)
-        outcomes = await gather_quorum(
-            [writer.commit(content) for writer in writers.values()],
-            need=self._quorum,
-            grace_s=WRITE_GRACE_S,
-            clock=self._clock,
-        )
-        by_index = dict(zip(writers, outcomes, strict=True))
-        for index, outcome in by_index.items():
-            if outcome is None or not outcome.ok:
-                self._drop(index, outcome)
-        return [by_index.get(index, self._failed.get(index)) for index in self.nodes]
-
-    def abort(self) -> None:
-        """Drop what is not committed. A node that hangs is not waited for."""
-        for index in list(self._writers):
-            self._drop(index, None)
-
-    def _drop(self, index: int, outcome: Outcome[None] | None) -> None:
-        writer = self._writers.pop(index)
-        error = None if outcome is None else outcome.error
-        self._failed[index] = Outcome(None, error or QuorumNotMet("no answer"))
-        self._background.run("abort", writer.abort())
-
-    def _require(self) -> None:
-        if len(self._writers) < self._quorum:
-            raise refusal(
-                {
-                    node: self._failed.get(index)
-                    for index, node in self.nodes.items()
-                    if index not in self._writers
-                },
-                len(self._writers),
-                self._quorum,
-            )

@@ -16,6 +16,7 @@ DEFAULT = Config(
     drives=tuple(f"/srv/data/{number}" for number in range(1, 7)),
     scheme=Scheme(4, 2),
     write_quorum=5,
+    copies_below=0,
     require_digest=False,
     shard_sync=True,
     compression_level=None,
@@ -57,9 +58,10 @@ class ReadConfigTests(SyncTestCase):
                 listen="example.org:80",
                 storage_root="/srv/names",
                 drives="/mnt/a,/mnt/b,/mnt/c,/mnt/d",
-                data_shards="2",
-                parity_shards="2",
+                data_shards="3",
+                parity_shards="1",
                 write_quorum="4",
+                copies_below="8K",
                 require_digest=1,
                 no_shard_sync=1,
                 compression="gzip",
@@ -77,8 +79,9 @@ class ReadConfigTests(SyncTestCase):
                 listen_port=80,
                 storage_root="/srv/names",
                 drives=("/mnt/a", "/mnt/b", "/mnt/c", "/mnt/d"),
-                scheme=Scheme(2, 2),
+                scheme=Scheme(3, 1),
                 write_quorum=4,
+                copies_below=8192,
                 require_digest=True,
                 shard_sync=False,
                 compression_level=0,
@@ -100,9 +103,10 @@ class ReadConfigTests(SyncTestCase):
                     "LISTEN_ADDRESS": ":0",
                     "STORAGE_ROOT": "elsewhere",
                     "DOSTORE_DRIVES": "d{1...3}",
-                    "DOSTORE_DATA_SHARDS": "1",
-                    "DOSTORE_PARITY_SHARDS": "2",
+                    "DOSTORE_DATA_SHARDS": "3",
+                    "DOSTORE_PARITY_SHARDS": "0",
                     "DOSTORE_WRITE_QUORUM": "3",
+                    "DOSTORE_COPIES_BELOW": "262144",
                     "DOSTORE_REQUIRE_DIGEST": "yes",
                     "DOSTORE_NO_SHARD_SYNC": "1",
                     "DOSTORE_COMPRESSION": "gzip",
@@ -121,8 +125,9 @@ class ReadConfigTests(SyncTestCase):
                 listen_port=0,
                 storage_root="/srv/elsewhere",
                 drives=("/srv/d1", "/srv/d2", "/srv/d3"),
-                scheme=Scheme(1, 2),
+                scheme=Scheme(3, 0),
                 write_quorum=3,
+                copies_below=262_144,
                 require_digest=True,
                 shard_sync=False,
                 compression_level=3,
@@ -135,6 +140,20 @@ class ReadConfigTests(SyncTestCase):
                 instant_uploads=False,
             ),
         )
+
+    def test_copies(self) -> None:
+        """Small contents may be copies where these are fewer than the shards that others need."""
+        self.assertEqual(read(copies_below="0").copies_below, 0)
+        self.assertEqual(
+            self.refused(copies_below="257K"),
+            "--copies-below: '257K' cannot be used: give 0 or at most 256K: copies of more take"
+            " more room than shards.",
+        )
+        for k, m in (("2", "2"), ("2", "1"), ("1", "0"), ("3", "2")):
+            options = {"data_shards": k, "parity_shards": m}
+            text = self.refused(copies_below="1", **options)
+            self.assertTrue(text.startswith("--copies-below 1 cannot be used with"), text)
+            self.assertEqual(read(copies_below="0", **options).copies_below, 0)
 
     def test_compression(self) -> None:
         """It is off, also when only a level is told; switched on, it is fast."""

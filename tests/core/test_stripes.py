@@ -219,6 +219,22 @@ class RebuildTests(SyncTestCase):
         """What is there is returned even when fewer than k are."""
         self.assertEqual(StripeCoder(Scheme()).rebuild({3: b"abc"}, [3]), {3: b"abc"})
 
+    def test_copies(self) -> None:
+        """With one data shard every shard is the content, block by block, and any makes the others;
+        nothing of it is copied.
+        """
+        scheme = Scheme(1, 3, MIN_BLOCK_BYTES)
+        coder = StripeCoder(scheme)
+        for size in (1, 31, MIN_BLOCK_BYTES, 2 * MIN_BLOCK_BYTES + 5):
+            content = bytes((7 * at + size) % 251 for at in range(size))
+            shards = coder.encode(content)
+            self.assertEqual([joined(shard) for shard in shards], [content] * 4)
+            for have in range(4):
+                rebuilt = coder.rebuild({have: shards[have][0]}, [3, 0, 1, 2])
+                self.assertEqual(rebuilt, dict.fromkeys(range(4), content[:MIN_BLOCK_BYTES]))
+        self.assertRaises(ValueError, coder.rebuild, {}, [3])
+        self.assertRaises(ValueError, coder.rebuild, {0: b"a", 1: b"bc"}, [3])
+
     def test_too_few(self) -> None:
         """Fewer than k blocks, or blocks of several lengths, are refused."""
         coder = StripeCoder(Scheme())

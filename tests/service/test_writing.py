@@ -27,7 +27,7 @@ from dostore.errors import (
 from dostore.fanout import gather
 from dostore.ports import IMetadataStore
 from dostore.service.reading import BATCH_BYTES
-from dostore.service.writing import WRITE_GRACE_S, refusal
+from dostore.service.shard_stream import WRITE_GRACE_S, refusal
 from tests.service.test_damage import content
 from tests.support.machine import SCHEME, Bytes, Machine, MachineCase
 

@@ -90,6 +90,8 @@ class Machine:
         self.skew_s = 0.0
         self.workers: dict[str, SteppedWorkers] = {}
         self.quorum: int | None = None
+        #: Below what size the next start keeps contents as copies.
+        self.copies_below = 0
         #: By what the next start compresses shards.
         self.compression_level: int | None = None
         #: More than nothing: there are other API servers, whose leases nobody here knows.
@@ -145,6 +147,7 @@ class Machine:
             clock=self.clock,
             now=self.now,
             quorum=self.quorum,
+            copies_below=self.copies_below,
             orphan_grace_s=self.orphan_grace_s,
             upload_key=self._upload_key,
         )
@@ -165,6 +168,7 @@ class Machine:
             clock=self.clock,
             now=self.now,
             quorum=self.quorum,
+            copies_below=self.copies_below,
             orphan_grace_s=self.orphan_grace_s,
             upload_key=self._upload_key,
         )
