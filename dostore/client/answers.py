@@ -15,6 +15,8 @@ from dostore.core.httpfields import META_PREFIX, parse_digest
 from dostore.core.names import ContentHash, check_object_name
 from dostore.errors import (
     Busy,
+    ContentLost,
+    Corrupt,
     DigestMismatch,
     DostoreError,
     InvalidRequest,
@@ -55,6 +57,9 @@ def error_of(answer: Answer) -> DostoreError:
         return DigestMismatch(detail)
     if status == 416:
         return RangeNotSatisfiable(detail, size=whole(answer.headers, b"upload-offset", default=0))
+    if title == ContentLost.title:
+        # It is 404, too, but no version is missing.
+        return Corrupt(detail)
     return _REFUSALS.get(status, Refused)(detail)
 
 

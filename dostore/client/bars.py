@@ -114,6 +114,12 @@ class _Bar(Meter):
             self._bars.advance_all(done_bytes - self._done)
             self._done = done_bytes
 
+    def whole(self, size_bytes: int) -> None:
+        if self._size is None:
+            self._size = size_bytes
+            self._progress.update(self._task, total=size_bytes)
+            self._bars.expect(0, size_bytes)
+
     def say(self, text: str) -> None:
         if self._doing in _NO_TRANSFER and text not in _NO_TRANSFER:
             # What was counted until now was no transfer.

@@ -99,6 +99,7 @@ class _GetAll:
                     await self._below(prefix)
             else:
                 wishes = [Wish(name, options.version) for name in options.names]
+                context.meters.expect(len(wishes), 0)
                 await work_off(_feed(wishes), options.jobs, self._get)
         finally:
             if self._target is not None:
@@ -147,7 +148,7 @@ class _GetAll:
         except (OutOfReach, ReaderGone):
             raise
         except DostoreError as error:
-            if wish.name not in error.detail:
+            if repr(wish.name) not in error.detail:
                 error.detail = f"{wish.name}: {error.detail}"
             await self._output.failed(error, Name=wish.name)
             return

@@ -140,6 +140,7 @@ class _Flow:
             about = await self._begin(streamed)
             await keep(about)
             self._attempts.progressed()
+            self._meter.whole(about.size)
             self._meter.say("")
             self._meter.at(sink.held)
             while data := await body.read_some(_PIECE_BYTES):

@@ -9,6 +9,9 @@ class Meter:
     def at(self, done_bytes: int) -> None:
         """So much of it is done."""
 
+    def whole(self, size_bytes: int) -> None:
+        """It is found out how much it is."""
+
     def say(self, text: str) -> None:
         """What it is doing, or waiting for; empty: it is on its way."""
 

@@ -87,6 +87,7 @@ class _Program:
         # Each job reads or writes on one thread, and something else may be slow on another.
         self._workers = Workers(mailbox, "files", settings.jobs + 2)
         self._printer = Workers(mailbox, "printer", 1)
+        self._can_draw = environ.get("TERM", "") not in ("", "dumb", "unknown")
         self._output = Output(
             sys.stdout,
             sys.stderr,
@@ -119,7 +120,7 @@ class _Program:
         await deferLater(self._reactor, 0.0)
         for number in _SIGNALS:
             signal.signal(number, self._signalled)
-        if self._settings.bars and sys.stderr.isatty():
+        if self._settings.bars and sys.stderr.isatty() and self._can_draw:
             self._show_bars()
         status = await self._run(command)
         await self._background.stop(self._reactor, 0.0)

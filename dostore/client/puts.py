@@ -139,7 +139,7 @@ class _PutAll:
 
 def _about(source: Source, error: DostoreError) -> DostoreError:
     """The error, with the file that it is about if it does not say so itself."""
-    if source.path not in error.detail:
+    if not error.detail.startswith(source.path):
         error.detail = f"{source.path}: {error.detail}"
     return error
 

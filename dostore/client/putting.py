@@ -329,6 +329,9 @@ class _Large:
         def sent(count: int) -> None:
             self._sent = before + count
             self._meter.at(first + count)
+            if first + count == self._size:
+                # The servers may have to read all of it once more.
+                self._meter.say("finishing")
 
         async def read(offset: int) -> bytes:
             left = self._size - first - offset

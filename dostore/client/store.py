@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mimetypes
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from urllib.parse import quote, urlencode
 
 from attrs import evolve, field, frozen
@@ -147,9 +148,13 @@ class Store:
 
         :raises NotFound: there is none, or it is a tombstone.
         """
+        target = object_target(name, version)
         try:
-            answer = await self.ask("HEAD", object_target(name, version))
+            answer = await self.ask("HEAD", target)
         except NotFound as error:
+            # The answer to a HEAD cannot say why; that to a GET can.
+            with suppress(NotFound):
+                await self.ask("GET", target, [(b"Range", b"bytes=0-0")])
             raise no_such_object(name, version) from error
         return About.of(name, answer.headers, whole(answer.headers, b"content-length"))
 

@@ -102,6 +102,12 @@ class ErrorTests(SyncTestCase):
             self.assertEqual(self.error(502, body).detail, "The server answered 502 Bad Gateway.")
         self.assertEqual(self.error(299).detail, "The server answered 299.")
 
+    def test_lost(self) -> None:
+        """A content that is lost is no object that is not there."""
+        error = self.error(404, {"title": "Content lost", "detail": "3 of 4 shards are left."})
+        self.assertIs(type(error), Corrupt)
+        self.assertIs(exit_of(error), Exit.WRONG_BYTES)
+
     def test_wrong_hash(self) -> None:
         """A wrong hash is told from other bad requests."""
         self.assertIs(type(self.error(400, {"title": "Digest mismatch"})), DigestMismatch)

@@ -14,7 +14,7 @@ from dostore.client.gets import GetOptions, get_all
 from dostore.client.lists import list_objects, list_versions, locate, remove, tell_about
 from dostore.client.puts import PutOptions, put_all
 from dostore.client.store import Selection, Wanted
-from dostore.errors import InvalidRequest, NotFound
+from dostore.errors import ContentLost, Corrupt, InvalidRequest, NotFound
 from tests.support.client import ClientTestCase
 from tests.support.http import until
 from tests.support.wire import Fate
@@ -528,6 +528,16 @@ class ListTests(CommandCase):
         for name, version in (("none", None), ("a", 7)):
             with self.assertRaises(NotFound):
                 self.command(tell_about, name, version)
+
+    def test_lost(self) -> None:
+        """Of a content that is lost it is told so, and not that there is no such object."""
+        self.store.failures["open"] = ContentLost("Only 3 shards are left.", found=3, needed=4)
+        for function, arguments in ((tell_about, ("a", None)), (locate, ("a", False))):
+            with self.assertRaises(Corrupt) as caught:
+                self.command(function, *arguments)
+            self.assertEqual(caught.exception.detail, "Only 3 shards are left.")
+        self.assertEqual(self.command(get_all, GetOptions(["a"])), Exit.WRONG_BYTES)
+        self.assertEqual(self.complaints(), ["dostore: a: Only 3 shards are left."])
 
     def test_rm(self) -> None:
         """Each is deleted; one that is not there is told, and the others are deleted."""

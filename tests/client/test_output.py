@@ -175,6 +175,17 @@ class BarsTests(ClientTestCase):
         self.assertIn("5.0/? MB", self.shown())
         meter.end()
 
+    def test_size_found_out(self) -> None:
+        """Of what is got by its name the size is known when it begins."""
+        self.bars.expect(2, 0)
+        meter = self.bars.begin("x", None)
+        meter.whole(8_000_000)
+        meter.whole(8_000_000)
+        meter.at(5_000_000)
+        shown = self.shown()
+        self.assertIn("0 of 2 files", shown)
+        self.assertEqual(shown.count("5.0/8.0 MB"), 2)
+
     def test_lines(self) -> None:
         """Lines are shown above the bars, as they are, and results only where they belong."""
         output = Output(_Terminal(), self.terminal, self.workers)
@@ -197,6 +208,7 @@ class BarsTests(ClientTestCase):
         self.assertIs(type(meter), Meter)
         meter.at(3)
         meter.say("x")
+        meter.whole(7)
         meter.end()
         meters.refresh()
         meters.close()
