@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from typing import Generic, Protocol
 
 from attrs import frozen
 
@@ -17,14 +18,14 @@ from dostore.adapters.files import Files
 from dostore.core.names import ShardName
 from dostore.core.shardlog import (
     HEADER_BYTES,
+    Form,
     Gap,
     Kind,
-    Record,
+    R,
     SegmentHeader,
     encode_head,
     padding,
     parse_header,
-    record_size,
     records,
 )
 
@@ -38,42 +39,66 @@ _FREE_BYTES = 64 << 20
 #: So much of a file is filled with zeros ahead of the records, for the same reason.
 _AHEAD_BYTES = 1 << 20
 
+#: Or allocated, where files are not used again: that writes nothing.
+_ALLOCATED_BYTES = 4 << 20
+
 #: A segment is read by pieces of this size.
 _WINDOW_BYTES = 256 * 1024
 
 #: Where that fails, by pieces of this size.
 _SECTORS_BYTES = 4096
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class IEntry(Protocol):
+    """What is to be appended."""
+
+    @property
+    def body(self) -> bytes | memoryview:
+        """What follows the head."""
+
+    def head(self, seed: int, offset: int, synced: int, time_ms: int) -> bytes:
+        """The head, when the record begins at ``offset``."""
+
 
 @frozen(slots=True)
 class Entry:
-    """What is to be appended."""
+    """A record of a journal that is to be appended."""
 
     kind: Kind
     name: ShardName
     body: bytes = b""
 
+    def head(self, seed: int, offset: int, synced: int, time_ms: int) -> bytes:
+        """See IEntry."""
+        return encode_head(seed, offset, synced, self.kind, self.name, time_ms, self.body)
 
-class AppendLog:
+
+class AppendLog(Generic[R]):
     """The segments in one folder.
 
     :param folder: absolute; it need not be there before :meth:`append`.
-    :param ahead: fill the file with zeros ahead of the records, and use files again: worth it for
-        segments that do not live long.
+    :param form: of the records.
+    :param reuse: fill the file with zeros ahead of the records, and use files again: worth it for
+        segments that do not live long. Else what is ahead of them is allocated.
     :ivar numbers: of the segments that are there, the open one at the end.
     :ivar end: where the open segment ends.
+    :ivar synced: what is before this offset of it is durable.
+    :ivar seed: its seed.
     """
 
-    def __init__(self, folder: str, files: Files, *, ahead: bool) -> None:
+    def __init__(self, folder: str, files: Files, form: Form[R], *, reuse: bool) -> None:
         self.folder = folder
+        self.form = form
         self.numbers: list[int] = []
         self.end = 0
+        self.synced = 0
+        self.seed = 0
         self._files = files
-        self._ahead = ahead
+        self._reuse = reuse
         self._fd: int | None = None
         self._room = 0
-        self._synced = 0
-        self._seed = 0
         self._next = 1
 
     def load(self) -> list[int]:
@@ -88,42 +113,71 @@ class AppendLog:
         return os.path.join(self.folder, str(number))
 
     @property
+    def room(self) -> int:
+        """Bytes that the open segment's file has, or had when it was closed."""
+        return self._room
+
+    @property
+    def next_number(self) -> int:
+        """Of the next segment that begins."""
+        return self._next
+
+    @property
     def is_open(self) -> bool:
         """Whether there is a segment to append to."""
         return self._fd is not None
 
-    def append(self, entries: Sequence[Entry], time_ms: int, *, sync: bool) -> list[int]:
+    def append(
+        self, entries: Sequence[IEntry], time_ms: int, *, sync: bool, spare: int = 0
+    ) -> list[int]:
         """Append entries in one piece; where each record begins in the open segment.
 
         After an error none of them counts, unless a reader finds it.
+
+        :param spare: there must be so much room after them, when files are not used again.
         """
         if self._fd is None:
             self._begin()
         fd = self._fd
         assert fd is not None, "there is one now"
-        offset = self.end
+        offset, seed, synced = self.end, self.seed, self.synced
         offsets: list[int] = []
-        pieces: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
+        record_size = self.form.record_size
         for entry in entries:
             offsets.append(offset)
             body = entry.body
-            pieces.append(
-                encode_head(self._seed, offset, self._synced, entry.kind, entry.name, time_ms, body)
-            )
-            if body:
+            pieces.append(entry.head(seed, offset, synced, time_ms))
+            length = len(body)
+            if length:
                 pieces.append(body)
-                if rest := padding(len(body)):
-                    pieces.append(rest)
-            offset += record_size(len(body))
-        if self._ahead and offset > self._room:
-            zeros = offset - self._room + _AHEAD_BYTES
-            self._files.write_at(fd, [bytes(zeros)], self._room)
-            self._room += zeros
+                if length % 8:
+                    pieces.append(padding(length))
+            offset += record_size(length)
+        if offset + spare > self._room:
+            self._make_room(fd, offset, offset + spare)
         self._files.write_at(fd, pieces, self.end)
         if sync:
             self.sync(offset)
         self.end = offset
         return offsets
+
+    def _make_room(self, fd: int, least: int, end: int) -> None:
+        """Have blocks for what is up to ``end``; on a full drive, at least up to ``least``."""
+        if self._reuse:
+            zeros = end - self._room + _AHEAD_BYTES
+            self._files.write_at(fd, [bytes(zeros)], self._room)
+            self._room += zeros
+            return
+        for until in (end + _ALLOCATED_BYTES, end):
+            try:
+                self._files.allocate(fd, self._room, until - self._room)
+            except OSError as error:
+                if error.errno not in FULL or until == end:
+                    raise
+            else:
+                self._room = until
+                return
 
     def sync(self, end: int | None = None) -> None:
         """Make what was appended durable.
@@ -137,13 +191,13 @@ class AppendLog:
         except OSError:
             self.close()
             raise
-        self._synced = self.end if end is None else end
+        self.synced = self.end if end is None else end
 
     def _begin(self) -> None:
         """Make the next segment, durably, and open it."""
-        header = SegmentHeader(self._next, secrets.randbits(64))
+        header = SegmentHeader(self._next, secrets.randbits(64), self.form.number)
         path, free = self.path(header.number), os.path.join(self.folder, FREE_NAME)
-        reused = self._ahead and self._files.exists(free)
+        reused = self._reuse and self._files.exists(free)
         fd = self._files.open(free if reused else path, os.O_RDWR | os.O_CREAT)
         try:
             room = self._files.size(fd) if reused else 0
@@ -155,10 +209,10 @@ class AppendLog:
         except OSError:
             self._files.close(fd)
             raise
-        self._fd, self._seed = fd, header.seed
+        self._fd, self.seed = fd, header.seed
         self._next += 1
         self._room = max(room, HEADER_BYTES)
-        self.end = self._synced = HEADER_BYTES
+        self.end = self.synced = HEADER_BYTES
         self.numbers.append(header.number)
 
     def close(self) -> None:
@@ -167,12 +221,19 @@ class AppendLog:
         if fd is not None:
             self._files.close(fd)
 
+    def end_segment(self) -> None:
+        """The same, and give back what is allocated after the records."""
+        if self._fd is not None and self._room > self.end:
+            self._files.truncate(self._fd, self.end)
+            self._room = self.end
+        self.close()
+
     def drop(self, numbers: Sequence[int]) -> None:
         """Forget segments, durably and in their order."""
         free = os.path.join(self.folder, FREE_NAME)
         for number in numbers:
             path = self.path(number)
-            if self._ahead and self._files.path_size(path) <= _FREE_BYTES:
+            if self._reuse and self._files.path_size(path) <= _FREE_BYTES:
                 self._files.rename(path, free)
             else:
                 self._files.unlink(path)
@@ -180,29 +241,46 @@ class AppendLog:
         if numbers:
             self._files.sync_folder(self.folder)
 
-    def read(self, number: int) -> Segment:
+    def read(self, number: int) -> Segment[R]:
         """Open a segment for reading."""
-        return Segment(self.path(number), number, self._files)
+        return Segment(self.path(number), number, self._files, self.form)
 
 
-class Segment:
-    """A segment that is read, through a window that moves forward."""
+class Segment(Generic[R]):
+    """A segment that is read, through a window that moves forward.
 
-    def __init__(self, path: str, number: int, files: Files) -> None:
+    :ivar size: bytes of its file.
+    """
+
+    def __init__(self, path: str, number: int, files: Files, form: Form[R]) -> None:
         self.number = number
         self._files = files
+        self._form = form
         self._fd = files.open(path, os.O_RDONLY)
         self._window = b""
         self._start = 0
-        self._size = files.size(self._fd)
+        self.size = files.size(self._fd)
 
-    def found(self) -> Iterator[Record | Gap]:
-        """See shardlog.records; nothing when the segment's header is not what was written."""
+    def header(self) -> SegmentHeader | None:
+        """Its header, maybe of another format; None: it is not what was written."""
         header = parse_header(self.read(0, HEADER_BYTES))
-        if header is not None and header.number == self.number:
-            yield from records(header, self._size, self.read)
+        return header if header is not None and header.number == self.number else None
 
-    def body(self, record: Record) -> bytes | None:
+    def found(self) -> Iterator[R | Gap]:
+        """See shardlog.records; nothing when the segment's header is not what was written."""
+        header = self.header()
+        if header is not None and header.format == self._form.number:
+            yield from self.found_after(header.seed, HEADER_BYTES)
+
+    def found_after(self, seed: int, start: int) -> Iterator[R | Gap]:
+        """The same from an offset on at which a record begins."""
+        yield from records(self._form, seed, self.size, self.read, start)
+
+    def sync(self) -> None:
+        """Make what is in it durable."""
+        self._files.sync(self._fd)
+
+    def body(self, record: R) -> bytes | None:
         """What a record was written with; None: it is damaged."""
         body = self.read(record.body, record.length)
         return body if record.is_whole(body) else None
@@ -223,8 +301,8 @@ class Segment:
             if error.errno != errno.EIO:
                 raise
         pieces = []
-        for start in range(offset, min(offset + size, self._size), _SECTORS_BYTES):
-            length = min(_SECTORS_BYTES, offset + size - start, self._size - start)
+        for start in range(offset, min(offset + size, self.size), _SECTORS_BYTES):
+            length = min(_SECTORS_BYTES, offset + size - start, self.size - start)
             try:
                 pieces.append(self._files.pread(self._fd, length, start))
             except OSError as error:

@@ -12,9 +12,10 @@ from twisted.python.failure import Failure
 
 from dostore.adapters.drive_store import Block, DriveStore, TempShard
 from dostore.core.model import Content
-from dostore.core.names import ShardName
+from dostore.core.names import ContentHash, ShardName
 from dostore.core.shardlog import Kind
-from dostore.errors import NodeUnavailable
+from dostore.core.volumelog import Entry
+from dostore.errors import BadShard, NodeUnavailable
 from dostore.threads import IWorkers
 
 _log = Logger()
@@ -37,7 +38,7 @@ class Commit:
     blocks: Sequence[Block]
     temp: TempShard | None
     tell: Callable[[Exception | None], None] | None
-    outcome: ShardName | Exception | None = None
+    outcome: ShardName | Entry | Exception | None = None
 
 
 class Owner(Protocol):
@@ -49,6 +50,9 @@ class Owner(Protocol):
 
     def took(self, name: ShardName) -> None:
         """A shard is in ``objects/``, durably."""
+
+    def took_packed(self, content_hash: ContentHash, index: int) -> None:
+        """A shard is in a volume, durably."""
 
     def has(self, name: ShardName) -> bool:
         """Whether a shard was there before; asked in any thread."""
@@ -151,6 +155,9 @@ class Commits:
                 # Whether or not anybody still waits: the shard is there.
                 self._owner.took(outcome)
                 self._tell(commit, None)
+            elif isinstance(outcome, Entry):
+                self._owner.took_packed(commit.content.hash, commit.index)
+                self._tell(commit, None)
             elif isinstance(outcome, OSError):
                 error = self._owner.translated(outcome, "write a shard")
                 error.__cause__ = outcome
@@ -167,15 +174,50 @@ class Commits:
 
     def _commit(self, batch: list[Commit]) -> None:
         store = self._owner.store
+        packed: list[Commit] = []
         small: list[Commit] = []
         large: list[Commit] = []
         for commit in batch:
-            whole = commit.temp is None and store.is_small(commit.blocks)
-            (small if whole else large).append(commit)
+            if store.is_packed(commit.content):
+                packed.append(commit)
+            elif commit.temp is None and store.is_small(commit.blocks):
+                small.append(commit)
+            else:
+                large.append(commit)
+        if packed:
+            self._pack(packed)
         if small:
             self._keep(small)
         if large:
             self._place(large)
+
+    def _pack(self, batch: list[Commit]) -> None:
+        """Shards of small contents, if so wished: durable by one sync of the last volume, and that
+        is all.
+        """
+        store = self._owner.store
+        entries: list[Entry] = []
+        for commit in batch:
+            try:
+                if commit.temp is None:
+                    entry = store.pack(commit.content, commit.index, commit.blocks)
+                else:
+                    entry = store.pack_temp(commit.temp)
+            except (OSError, ValueError, BadShard) as error:
+                commit.outcome = error
+                continue
+            commit.outcome = entry
+            entries.append(entry)
+        try:
+            if entries:
+                store.volumes.keep(entries)
+        except OSError as error:
+            for commit in batch:
+                if isinstance(commit.outcome, Entry):
+                    commit.outcome = error
+        for commit in batch:
+            if commit.temp is not None:
+                self._clean(self._owner.drop, commit.temp)
 
     def _keep(self, batch: list[Commit]) -> None:
         """Small shards: durable by one sync of the journal."""

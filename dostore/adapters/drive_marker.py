@@ -21,7 +21,7 @@ FORMAT = 1
 _NODE = "node"
 
 #: Folders that an operator may have made beforehand; as long as they are empty.
-_FOLDERS = {"objects", "temp", "garbage", "log"}
+_FOLDERS = {"objects", "temp", "garbage", "log", "volumes"}
 
 #: What a new file system brings along, and what a crash while a drive was made leaves; a folder
 #: with nothing else is an empty drive.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
+
+#: The process, not the drive, is short of something, or the write was given up.
+OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ECANCELED}
 
 
 class DriveState(Enum):

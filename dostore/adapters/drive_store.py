@@ -1,9 +1,9 @@
 """Shard files on one drive: the blocking half, run on the drive's worker threads.
 
 The drive's folder holds ``objects/`` (committed shards), ``temp/`` (shards that are being written),
-``garbage/`` (what was removed), ``log/`` (the journal of small shards) and ``meta/`` (a copy of the
-metadata log). Errors are the system's own OSError, or BadShard and NewerFormat from a file's
-content.
+``garbage/`` (what was removed), ``log/`` (the journal of small shards), ``volumes/`` (packed
+shards) and ``meta/`` (a copy of the metadata log). Errors are the system's own OSError, or BadShard
+and NewerFormat from a file's content.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from dostore.adapters.files import Files
 from dostore.adapters.journal import Journal
 from dostore.adapters.large_files import LargeReads, LargeWrites
 from dostore.adapters.shard_index import ShardIndex, names_in
+from dostore.adapters.volumes import Volumes
 from dostore.core.model import Content
 from dostore.core.names import ShardName
+from dostore.core.packed import entry_of_blocks, entry_of_file
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import (
     PAGE_BLOCKS,
@@ -38,6 +40,7 @@ from dostore.core.shardfile import (
     plain_shard,
 )
 from dostore.core.shardlog import Kind
+from dostore.core.volumelog import Entry
 from dostore.core.window import Part
 from dostore.errors import BadShard, NodeUnavailable
 
@@ -191,6 +194,7 @@ class TempShard:
     that hangs, is still in the middle of a write to it.
 
     :ivar large: how its bytes are written; None: by whoever has it, at once.
+    :ivar packed: it will be packed.
     """
 
     path: str
@@ -199,6 +203,7 @@ class TempShard:
     fd: int | None = None
     name: ShardName | None = None
     done: bool = False
+    packed: bool = False
     signature: tuple[int, int, int] | None = None
     lock: threading.Lock = field(factory=threading.Lock)
 
@@ -210,6 +215,7 @@ class DriveStore:
     :param sync: whether shards are synced before they count as durable.
     :param compression_level: to compress shards by; None: not to. Those that are there stay as they
         are.
+    :param pack_below: shards of contents of fewer bytes are packed.
     :param now: the time of day in seconds since the epoch.
     """
 
@@ -220,13 +226,16 @@ class DriveStore:
         *,
         sync: bool = True,
         compression_level: int | None = None,
+        pack_below: int = 0,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.folder = folder
         self.files = files
         self.journal = Journal(folder, files, now)
+        self.volumes = Volumes(folder, files, now, sync=sync)
         self._sync = sync
         self._compression_level = compression_level
+        self._pack_below = pack_below
         self._buffer = bytearray(WHOLE_FILE_BYTES + 1)
         self._known: dict[ShardName, tuple[int, int, int]] = {}
         self._known_lock = threading.Lock()
@@ -239,7 +248,7 @@ class DriveStore:
         return not self._missing()
 
     def _missing(self) -> list[str]:
-        folders = (self.objects, self.temp, self.garbage, self.journal.folder)
+        folders = (self.objects, self.temp, self.garbage, self.journal.folder, self.volumes.folder)
         return [folder for folder in folders if not self.files.is_folder(folder)]
 
     def prepare(self) -> None:
@@ -269,8 +278,12 @@ class DriveStore:
         What a crash left of the files of small shards is put right before.
         """
         self.journal.load()
+        self.volumes.load()
         index, removed = ShardIndex(), ShardIndex()
         for name in names_in(self.files.list(self.objects)):
+            if self._is_packed_too(name):
+                self.unlink_object(name)
+                continue
             twin = index.add(name)
             if twin is not None:
                 # Two files for one shard: a crash between a rename and the removal of what it
@@ -279,6 +292,54 @@ class DriveStore:
         for name in names_in(self.files.list(self.garbage)):
             removed.add(name)
         return index, removed
+
+    def _is_packed_too(self, name: ShardName) -> bool:
+        """Whether a shard is in a volume as well: a crash between the two. If so, it is whole."""
+        place = self.volumes.find(name.content_hash, name.index)
+        if place is None:
+            return False
+        try:
+            self.volumes.read(place)
+        except (BadShard, FileNotFoundError):
+            self.volumes.drop(place)
+            return False
+        return True
+
+    def checkpoint(self) -> None:
+        """Have small shards be durable in their files, and volumes be found quickly."""
+        self.journal.checkpoint()
+        self.volumes.settle()
+
+    @property
+    def life(self) -> tuple[int, int]:
+        """Differs after each scan."""
+        return self.journal.life, self.volumes.life
+
+    def close(self, life: tuple[int, int] | None = None) -> None:
+        """Release what is held open.
+
+        :param life: unless it was scanned since :attr:`life` was this.
+        """
+        journal, volumes = life or (None, None)
+        self.journal.close(journal)
+        self.volumes.close(volumes)
+
+    def is_packed(self, content: Content) -> bool:
+        """Whether shards of a content go into volumes."""
+        return content.size < self._pack_below
+
+    def pack(self, content: Content, index: int, blocks: Sequence[Block]) -> Entry:
+        """What is to be packed of a whole shard.
+
+        :raises ValueError: the blocks are not a shard of such a content.
+        """
+        return entry_of_blocks(content, index, blocks, self._compression_level)
+
+    def pack_temp(self, temp: TempShard) -> Entry:
+        """The same, of one that was written in ``temp/`` and is finished."""
+        with temp.lock:
+            size = self.files.path_size(temp.path)
+            return entry_of_file(self.files.read_all(temp.path, size))
 
     def is_small(self, blocks: Sequence[Block]) -> bool:
         """Whether a whole shard goes by way of the journal."""
@@ -324,15 +385,16 @@ class DriveStore:
         with temp.lock:
             fd = self._fd(temp)
             footer, temp.name = temp.builder.finish(content)
+            temp.packed = self.is_packed(content)
             self._write(temp, fd, [footer])
             if temp.large is not None:
                 temp.large.flush(fd)
 
     def settle(self, temp: TempShard) -> None:
-        """Make the file's bytes durable and close it."""
+        """Make the file's bytes durable and close it; nothing of one that is going to be packed."""
         with temp.lock:
             if temp.fd is not None:
-                if self._sync:
+                if self._sync and not temp.packed:
                     self.files.sync(temp.fd)
                 temp.done = True
                 temp.signature = self.files.signature(temp.fd)

@@ -19,6 +19,8 @@ from dostore.adapters.drive_puts import Puts
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import FULL, DriveNode, DriveState
+from dostore.adapters.volume_emptying import next_to_empty
+from dostore.adapters.volume_state import Place
 from dostore.background import Background
 from dostore.core.model import Content
 from dostore.core.names import ContentHash, ShardName
@@ -73,6 +75,7 @@ class Drive:
     :ivar workers: threads for its shards.
     :ivar watcher: one thread for looking at it, so that a look never queues behind work.
     :ivar looks: how many looks found ``ended`` calls ended, and others waiting.
+    :ivar losses: how many of its shards were found gone when others were last told.
     :ivar device: the number of the file system that its folder was on.
     :ivar free_bytes: its room when it was last looked at.
     :ivar purged_s: when it was last purged to make room, by the reactor's clock.
@@ -85,6 +88,8 @@ class Drive:
     lock_fd: int | None = None
     looking: bool = False
     checkpointing: bool = False
+    emptying: bool = False
+    losses: int = 0
     ended: int = 0
     looks: int = 0
     device: int = 0
@@ -106,6 +111,7 @@ class DriveSet:
         data server's, which keeps shards of every scheme.
     :param make_workers: threads by name and number.
     :param compression_level: to compress shards by; None: not to.
+    :param pack_below: shards of contents of fewer bytes are packed.
     :param address: what the drive of a number is called.
     :param soon: calls at the end of the reactor's turn, so that what comes together is written
         together.
@@ -126,6 +132,7 @@ class DriveSet:
         now: Callable[[], float],
         sync: bool = True,
         compression_level: int | None = None,
+        pack_below: int = 0,
         address: Callable[[int], str] = "drive-{}".format,
         soon: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> None:
@@ -147,7 +154,12 @@ class DriveSet:
                 DriveNode(
                     address(position),
                     DriveStore(
-                        folder, files, sync=sync, compression_level=compression_level, now=now
+                        folder,
+                        files,
+                        sync=sync,
+                        compression_level=compression_level,
+                        pack_below=pack_below,
+                        now=now,
                     ),
                     make_workers(f"drive-{position}", 4),
                     self._trouble,
@@ -196,7 +208,7 @@ class DriveSet:
         window = Window.around(content, start, stop)
         if window is None or window.size > AT_ONCE_BYTES:
             return None
-        found: dict[int, tuple[DriveNode, ShardName]] = {}
+        found: dict[int, tuple[DriveNode, ShardName | Place]] = {}
         for drive in self.drives:
             for name in drive.node.names(content.hash):
                 found[name.index] = (drive.node, name)
@@ -409,6 +421,17 @@ class DriveSet:
         if takes and not drive.checkpointing and drive.store.journal.is_due():
             drive.checkpointing = True
             self._background.run(f"checkpoint {node.address}", self._checkpoint(drive))
+        if takes and not drive.emptying:
+            number = next_to_empty(drive.store.volumes, full=node.full)
+            if number is not None:
+                drive.emptying = True
+                self._background.run(f"empty {node.address}", self._empty(drive, number))
+        if takes and drive.losses != drive.store.volumes.losses:
+            drive.losses = drive.store.volumes.losses
+            # What is told of a node that comes: it may have other shards than before.
+            node.arrivals += 1
+            for joined in self._joined:
+                joined(node.address)
 
     async def _checkpoint(self, drive: Drive) -> None:
         try:
@@ -417,6 +440,19 @@ class DriveSet:
             _log.warn("The journal is kept: {error}", error=error, address=drive.node.address)
         finally:
             drive.checkpointing = False
+
+    async def _empty(self, drive: Drive, number: int) -> None:
+        try:
+            await drive.node.packed.empty(number, self._clock)
+        except DostoreError as error:
+            _log.warn(
+                "{address} keeps volume {number}: {error}",
+                address=drive.node.address,
+                number=number,
+                error=error,
+            )
+        finally:
+            drive.emptying = False
 
     async def _conclude(self, drive: Drive, recover: bool) -> None:
         node = drive.node

@@ -101,6 +101,16 @@ class Files:
         """Have an open file end after ``size`` bytes."""
         os.ftruncate(fd, size)
 
+    def allocate(self, fd: int, offset: int, size: int) -> None:
+        """Have the blocks for a part of an open file, which reads as zeros until it is written; the
+        file is at least so long then. A file system that does not know how is left alone.
+        """
+        try:
+            os.posix_fallocate(fd, offset, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """Up to ``size`` bytes at ``offset``, fewer only at the end of the file."""
         data = os.pread(fd, size, offset)
@@ -168,14 +178,36 @@ class Files:
         if fd < 0:
             return False
         try:
-            for offset, buffers, size in parts:
-                if os.preadv(fd, buffers, offset, os.RWF_NOWAIT) != size:
-                    return False
-        except OSError:
-            return False
+            return self.read_parts_now(fd, parts)
         finally:
             os.close(fd)
-        return True
+
+    def read_parts_now(self, fd: int, parts: Sequence[Part]) -> bool:
+        """The same of an open file."""
+        try:
+            return all(
+                os.preadv(fd, buffers, offset, os.RWF_NOWAIT) == size
+                for offset, buffers, size in parts
+            )
+        except OSError:
+            # As with read_cached.
+            return False
+
+    def pread_cached(self, fd: int, size: int, offset: int, buffer: bytearray) -> bytes | None:
+        """Bytes at an offset, if that takes no wait for a disk; may be called on the reactor's
+        thread.
+
+        :param buffer: at least so long.
+        :returns: None when they cannot be had so, for whatever reason: read them on a thread.
+        """
+        with memoryview(buffer)[:size] as view:
+            try:
+                if os.preadv(fd, [view], offset, os.RWF_NOWAIT) == size:
+                    return bytes(view)
+            except OSError:
+                # As with read_cached.
+                pass
+        return None
 
     def size(self, fd: int) -> int:
         """Bytes in an open file."""

@@ -17,10 +17,11 @@ from typing import TypeVar
 from attrs import frozen
 from twisted.logger import Logger
 
+from dostore.adapters.append_log import FULL as FULL
 from dostore.adapters.append_log import AppendLog, Entry, Segment
 from dostore.adapters.files import Files
 from dostore.core.names import ShardName
-from dostore.core.shardlog import Gap, Kind, Record
+from dostore.core.shardlog import JOURNAL, Gap, Kind, Record
 
 T = TypeVar("T")
 
@@ -37,8 +38,6 @@ LOG_AGE_S = 30.0
 
 #: Up to so many files are synced one by one; for more, the whole file system is.
 _EACH = 256
-
-FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @frozen(slots=True)
@@ -70,7 +69,7 @@ class Journal:
         self._garbage = os.path.join(folder, "garbage")
         self._files = files
         self._now = now
-        self._log = AppendLog(self.folder, files, ahead=True)
+        self._log = AppendLog(self.folder, files, JOURNAL, reuse=True)
         self._since: float | None = None
         self._names: list[str] | None = []
         self._suspect = False
@@ -256,14 +255,14 @@ class Journal:
         return last
 
     @contextmanager
-    def _segment(self, number: int) -> Iterator[Segment]:
+    def _segment(self, number: int) -> Iterator[Segment[Record]]:
         segment = self._log.read(number)
         try:
             yield segment
         finally:
             segment.close()
 
-    def _take(self, segment: Segment, last: dict[ShardName, _Last]) -> None:
+    def _take(self, segment: Segment[Record], last: dict[ShardName, _Last]) -> None:
         """Note the last of each shard that a segment tells of."""
         gaps: list[Gap] = []
         synced = 0
@@ -297,7 +296,9 @@ class Journal:
             end=end,
         )
 
-    def _restore(self, segment: Segment, name: ShardName, what: _Last, *, again: bool) -> bool:
+    def _restore(
+        self, segment: Segment[Record], name: ShardName, what: _Last, *, again: bool
+    ) -> bool:
         """Have a file be what the log says; whether it was not."""
         path = os.path.join(self._objects, str(name))
         if what.kind is Kind.REMOVED and not self._files.exists(path):

@@ -15,11 +15,14 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from dostore.adapters.drive_commits import Commit, Commits
+from dostore.adapters.drive_state import OURS
 from dostore.adapters.drive_state import DriveState as DriveState
 from dostore.adapters.drive_store import Block, DriveStore, OpenShard, TempShard
 from dostore.adapters.journal import FULL as FULL
+from dostore.adapters.packed_shards import PackedShards
 from dostore.adapters.shard_index import ShardIndex
 from dostore.adapters.temp_shards import TempShards
+from dostore.adapters.volume_state import Place
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import Scheme
@@ -31,9 +34,6 @@ from dostore.threads import IWorkers
 T = TypeVar("T")
 
 _log = Logger()
-
-#: The process, not the drive, is short of something, or the write was given up.
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ECANCELED}
 
 #: A shard up to this size is read by a glance on the reactor's thread, if it is in memory: a hop to
 #: a thread and back costs many times that.
@@ -79,6 +79,7 @@ class DriveNode:
         self._commits = Commits(self)
         self._calls: set[Deferred[Any]] = set()
         self._ended = 0
+        self.packed = PackedShards(self)
         self.temps = TempShards(self, now, clock)
 
     # What the drive is good for: set by DriveSet, which watches it.
@@ -117,17 +118,18 @@ class DriveNode:
                 removed.add_done_callback(self.log_failure)
 
     async def checkpoint(self) -> None:
-        """Have small shards be durable in their files, and not only in the journal."""
+        """Have small shards be durable in their files, and not only in the journal; and have packed
+        ones be found without reading the last volume.
+        """
         try:
-            await self.call(self.store.journal.checkpoint)
+            await self.call(self.store.checkpoint)
         except OSError as error:
             raise self.translated(error, "sync its shards") from error
 
     def release(self) -> None:
         """Close what is held open on the drive, as soon as no call is in the middle of it."""
-        journal = self.store.journal
         try:
-            closed = self.workers.submit(journal.close, journal.life)
+            closed = self.workers.submit(self.store.close, self.store.life)
         except RuntimeError:
             # The threads were stopped before, so the process ends.
             return
@@ -186,7 +188,7 @@ class DriveNode:
     def translated(self, error: OSError, doing: str) -> DostoreError:
         """The error of our tree for a system error of a write, after drawing its conclusion."""
         text = f"{self.address} cannot {doing}: {error.strerror}."
-        if error.errno in _OURS:
+        if error.errno in OURS:
             return NodeUnavailable(text)
         if self.state is DriveState.LIVE:
             full = error.errno in FULL
@@ -194,6 +196,10 @@ class DriveNode:
             self.degrade(DriveState.READ_ONLY, reason, full=full)
         self._on_trouble(self)
         return NoSpace(text) if error.errno in FULL else NodeUnavailable(text)
+
+    def trouble(self) -> None:
+        """The drive may be worse than its state says."""
+        self._on_trouble(self)
 
     # Writing.
 
@@ -241,8 +247,20 @@ class DriveNode:
         if previous is not None:
             removed = self.workers.submit(self.store.unlink_object, previous)
             removed.add_done_callback(self.log_failure)
+        place = self.store.volumes.find(name.content_hash, name.index)
+        if place is not None:
+            dropped = self.workers.submit(self.store.volumes.drop, place)
+            dropped.add_done_callback(self.log_failure)
 
-    def log_failure(self, done: Future[None]) -> None:
+    def took_packed(self, content_hash: ContentHash, index: int) -> None:
+        """A shard is in a volume, durably."""
+        name = self._index.get(content_hash, index)
+        if name is not None:
+            self._index.remove(content_hash, index)
+            removed = self.workers.submit(self.store.unlink_object, name)
+            removed.add_done_callback(self.log_failure)
+
+    def log_failure(self, done: Future[Any]) -> None:
         """For what nobody waits for: log how it ended, if badly. Runs on a worker thread."""
         error = done.exception()
         if error is not None:
@@ -269,6 +287,9 @@ class DriveNode:
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
         name = self._index.get(content_hash, index)
         if name is None:
+            packed = await self.packed.open(content_hash, index)
+            if packed is not None:
+                return packed
             name = await self._bring_back(content_hash, index)
         try:
             shard = self.store.open_cached(name)
@@ -284,7 +305,7 @@ class DriveNode:
         return _LocalReader(self, name, shard)
 
     def read_now(
-        self, name: ShardName, window: Window, buffer: memoryview, footer: memoryview
+        self, name: ShardName | Place, window: Window, buffer: memoryview, footer: memoryview
     ) -> bool:
         """Read the blocks of a shard to their places in a window's buffer, verified, if nothing has
         to be waited for.
@@ -294,6 +315,10 @@ class DriveNode:
         :returns: False when it cannot be had so: open it, and see why.
         """
         places = window.places(buffer, name.index)
+        if isinstance(name, Place):
+            return window.stripes == 1 and self.store.volumes.read_now(
+                name, window.content, places[0]
+            )
         parts = window.parts(places, footer)
         return self.store.read_parts_cached(name, parts) and window.is_sound(
             name.index, places, footer
@@ -326,7 +351,7 @@ class DriveNode:
     async def _unreadable(
         self, name: ShardName, error: OSError, opened: OpenShard | None = None
     ) -> DostoreError:
-        if error.errno in _OURS:
+        if error.errno in OURS:
             return NodeUnavailable(f"{self.address} cannot read: {error.strerror}.")
         self._on_trouble(self)
         if error.errno != errno.EIO:
@@ -362,22 +387,28 @@ class DriveNode:
         return self.held(content_hash)
 
     def held(self, content_hash: ContentHash) -> Collection[int]:
-        """What the index says of a content, whatever the drive's state."""
-        return self._index.indexes(content_hash) or self._garbage.indexes(content_hash)
+        """What the indexes say of a content, whatever the drive's state."""
+        volumes = self.store.volumes
+        return _both(self._index.indexes(content_hash), volumes.indexes(content_hash)) or _both(
+            self._garbage.indexes(content_hash), volumes.removed(content_hash)
+        )
 
-    def names(self, content_hash: ContentHash) -> list[ShardName]:
+    def names(self, content_hash: ContentHash) -> Sequence[ShardName | Place]:
         """The shards of a content that can be opened here; none when the drive is away."""
-        return [] if self.state is DriveState.AWAY else self._index.names(content_hash)
+        if self.state is DriveState.AWAY:
+            return []
+        return self._index.names(content_hash) or self.store.volumes.places(content_hash)
 
     @property
     def contents(self) -> int:
         """How many contents have a shard here."""
-        return len(self._index)
+        return len(self._index) + len(self.store.volumes.state.live)
 
     async def renew(self, content_hash: ContentHash) -> None:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
-        names = self.names(content_hash)
+        names = self._index.names(content_hash)
+        await self.packed.renew(content_hash)
         try:
             await self.call(self.store.touch, names)
         except OSError as error:
@@ -388,8 +419,9 @@ class DriveNode:
     async def modified(self, content_hash: ContentHash) -> float:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
+        times = self.store.volumes.modified(content_hash)
         try:
-            times = await self.call(self.store.modified, self.names(content_hash))
+            times += await self.call(self.store.modified, self._index.names(content_hash))
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
         if not times:
@@ -399,22 +431,38 @@ class DriveNode:
     async def glance(self, wanted: Sequence[tuple[Content, int]]) -> Sequence[tuple[Content, int]]:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
-        named = [
-            (self._index.get(content.hash, index), content, index) for content, index in wanted
-        ]
-        named = [each for each in named if not self._is_whole_now(*each)]
-        if not named:
+        filed: list[tuple[ShardName | None, Content, int]] = []
+        packed: list[tuple[Place, Content, int]] = []
+        for content, index in wanted:
+            name = self._index.get(content.hash, index)
+            place = None if name else self.store.volumes.find(content.hash, index)
+            if self._is_whole_now(name or place, content, index):
+                continue
+            if place is None:
+                filed.append((name, content, index))
+            else:
+                packed.append((place, content, index))
+        if not filed and not packed:
             return []
         try:
-            faulty = await self.call(self.store.glance, named)
+            faulty, spoilt = await self.call(self._glance, filed, packed)
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
         for name, _, _ in faulty:
             if name is not None and self._index.get(name.content_hash, name.index) == name:
                 self._index.remove(name.content_hash, name.index)
-        return [(content, index) for _, content, index in faulty]
+        found = {*((content, index) for _, content, index in faulty), *spoilt}
+        return [pair for pair in wanted if pair in found]
 
-    def _is_whole_now(self, name: ShardName | None, content: Content, index: int) -> bool:
+    def _glance(
+        self,
+        filed: Sequence[tuple[ShardName | None, Content, int]],
+        packed: Sequence[tuple[Place, Content, int]],
+    ) -> tuple[list[tuple[ShardName | None, Content, int]], list[tuple[Content, int]]]:
+        """Runs on a worker thread."""
+        return self.store.glance(filed), self.packed.glance(packed)
+
+    def _is_whole_now(self, name: ShardName | Place | None, content: Content, index: int) -> bool:
         """Whether a small shard that is in memory was read just now, and is right."""
         if name is None or content.scheme.shard_size(content.size) > GLANCED_NOW_BYTES:
             return False
@@ -432,11 +480,12 @@ class DriveNode:
         name = self._index.get(content_hash, index)
         if name is not None:
             await self._set_aside(name)
+        await self.packed.discard(content_hash, index)
 
     async def delete(self, content_hash: ContentHash) -> None:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
-        for name in self.names(content_hash):
+        for name in self._index.names(content_hash):
             self._index.remove(content_hash, name.index)
             try:
                 await self.call(lambda name=name: self.store.remove(name, bad=False))
@@ -444,24 +493,35 @@ class DriveNode:
                 self._index.add(name)
                 raise self.translated(error, "remove a shard") from error
             self._garbage.add(name)
+        await self.packed.delete(content_hash)
 
     async def inventory(self, page: int) -> Mapping[ContentHash, Collection[int]]:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
-        return self._index.page(page)
+        held: dict[ContentHash, tuple[int, ...]] = self._index.page(page)
+        for digest, indexes in self.store.volumes.state.live.page(page).items():
+            content_hash = ContentHash(digest)
+            held[content_hash] = _both(held.get(content_hash, ()), indexes)
+        return held
 
     async def purge(self, before: float) -> int:
-        """Delete what was removed before a time (seconds since the epoch); how many files."""
+        """Delete what was removed before a time (seconds since the epoch); how many shards."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
         try:
             purged = await self.call(self.store.purge, before)
+            packed: int = await self.call(self.store.volumes.purge, before)
         except OSError as error:
             raise NodeUnavailable(f"{self.address} cannot purge: {error.strerror}.") from error
         for file_name in purged:
             name = ShardName.parse(file_name)
             if name is not None and self._garbage.get(name.content_hash, name.index) == name:
                 self._garbage.remove(name.content_hash, name.index)
-        return len(purged)
+        return len(purged) + packed
+
+
+def _both(some: tuple[int, ...], others: tuple[int, ...]) -> tuple[int, ...]:
+    """Indexes of shards that are in one or the other place."""
+    return tuple({*some, *others}) if some and others else some or others
 
 
 @implementer(IShardReader)

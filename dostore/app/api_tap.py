@@ -20,7 +20,7 @@ from dostore.app.config import (
     read_config,
 )
 from dostore.app.process import (
-    COMPRESSION_PARAMETERS,
+    SHARD_PARAMETERS,
     allow_open_files,
     collect_seldom,
     described,
@@ -85,7 +85,7 @@ _PARAMETERS = (
         "In a cluster, the index of Elasticsearch that keeps the names of objects. Stores that"
         f" share an Elasticsearch have one each. Default: {DEFAULT_INDEX}",
     ),
-    *COMPRESSION_PARAMETERS,
+    *SHARD_PARAMETERS,
     ("access-log", None, "A file that gets a line for each request. Default: none"),
     (
         "body-timeout",

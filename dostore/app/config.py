@@ -16,6 +16,7 @@ from twisted.python import usage
 
 from dostore.adapters.elastic_address import Address, parse_addresses
 from dostore.adapters.meta_elastic import DEFAULT_INDEX
+from dostore.adapters.volume_files import KEPT_OPEN
 from dostore.app.settings import (
     BROKER_VARIABLE,
     MIN_DEFAULT_CONNECTIONS,
@@ -26,6 +27,7 @@ from dostore.app.settings import (
     path,
     read_bytes,
     read_compression_level,
+    read_pack_below,
     read_secret,
     seconds,
     size,
@@ -87,6 +89,7 @@ class Config:
     :ivar require_digest: whether a PUT without ``Digest`` is refused.
     :ivar shard_sync: False leaves shards to the system's cache when a write is acknowledged.
     :ivar compression_level: to compress shards by; None: not to.
+    :ivar pack_below: shards of contents of fewer bytes are packed.
     :ivar max_object_size: bytes.
     :ivar max_connections: clients connected at one time.
     :ivar access_log: the file for one line a request; None: no such log.
@@ -108,6 +111,7 @@ class Config:
     require_digest: bool
     shard_sync: bool
     compression_level: int | None
+    pack_below: int
     max_object_size: int
     max_connections: int
     access_log: str | None
@@ -139,15 +143,18 @@ def read_config(
     root = absolute(folder, settings.read("storage-root", DEFAULT_STORAGE_ROOT, path))
     scheme = _scheme(settings)
     quorum_range = (scheme.write_quorum, scheme.shards)
+    drives = _drives(settings, folder, root, scheme) if cluster is None else ()
+    pack_below = read_pack_below(settings)
     per_client = 1 + scheme.shards
-    connections = (open_files - RESERVED_FILES) // per_client
+    reserved = RESERVED_FILES + (KEPT_OPEN * len(drives) if pack_below else 0)
+    connections = (open_files - reserved) // per_client
     # A file cannot be called nothing, so that can stand for none.
     access_log = settings.read("access-log", "", str)
     return Config(
         listen_host=host,
         listen_port=port,
         storage_root=root,
-        drives=_drives(settings, folder, root, scheme) if cluster is None else (),
+        drives=drives,
         scheme=scheme,
         write_quorum=settings.read(
             "write-quorum", str(scheme.write_quorum), whole_number(*quorum_range)
@@ -156,6 +163,7 @@ def read_config(
         require_digest=settings.flag("require-digest"),
         shard_sync=not settings.flag("no-shard-sync"),
         compression_level=read_compression_level(settings),
+        pack_below=pack_below,
         max_object_size=settings.read("max-object-size", DEFAULT_MAX_OBJECT_SIZE, size),
         max_connections=settings.read(
             "max-connections",
@@ -202,6 +210,11 @@ def _cluster(
     if read_compression_level(settings) is not None:
         raise usage.UsageError(
             "--compression is set, but in a cluster the data servers keep the shards. Give it to"
+            " them."
+        )
+    if read_pack_below(settings):
+        raise usage.UsageError(
+            "--pack-below is set, but in a cluster the data servers keep the shards. Give it to"
             " them."
         )
     try:

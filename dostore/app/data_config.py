@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from attrs import field, frozen
 from twisted.python import usage
 
+from dostore.adapters.volume_files import KEPT_OPEN
 from dostore.app.config import (
     DEFAULT_BODY_TIMEOUT_S,
     DEFAULT_LISTEN,
@@ -24,6 +25,7 @@ from dostore.app.settings import (
     read_broker,
     read_bytes,
     read_compression_level,
+    read_pack_below,
     read_secret,
     seconds,
     whole_number,
@@ -48,6 +50,7 @@ class DataConfig:
     :ivar secret: what requests must be signed with; None: anybody may ask.
     :ivar shard_sync: False leaves shards to the system's cache when a write is acknowledged.
     :ivar compression_level: to compress shards by; None: not to.
+    :ivar pack_below: shards of contents of fewer bytes are packed.
     :ivar max_connections: connected at one time.
     :ivar access_log: the file for one line a request; None: no such log.
     :ivar body_timeout_s: how long a client may be silent in the middle of a body.
@@ -63,6 +66,7 @@ class DataConfig:
     secret: bytes | None = field(repr=False)
     shard_sync: bool
     compression_level: int | None
+    pack_below: int
     max_connections: int
     access_log: str | None
     body_timeout_s: float
@@ -92,7 +96,9 @@ def read_data_config(
             " there: amqp://user:password@host:port/vhost."
         )
     host, port = settings.read("listen", DEFAULT_LISTEN, address)
-    connections = (open_files - RESERVED_FILES) // _FILES_A_CONNECTION
+    pack_below = read_pack_below(settings)
+    reserved = RESERVED_FILES + (KEPT_OPEN if pack_below else 0)
+    connections = (open_files - reserved) // _FILES_A_CONNECTION
     # A file cannot be called nothing, so that can stand for none.
     access_log = settings.read("access-log", "", str)
     return DataConfig(
@@ -105,6 +111,7 @@ def read_data_config(
         secret=read_secret(settings, environ, folder, read_file),
         shard_sync=not settings.flag("no-shard-sync"),
         compression_level=read_compression_level(settings),
+        pack_below=pack_below,
         max_connections=settings.read(
             "max-connections",
             str(max(MIN_DEFAULT_CONNECTIONS, min(connections, _MAX_DEFAULT_CONNECTIONS))),

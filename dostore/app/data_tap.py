@@ -17,7 +17,7 @@ from dostore.app.config import (
 )
 from dostore.app.data_config import read_data_config
 from dostore.app.process import (
-    COMPRESSION_PARAMETERS,
+    SHARD_PARAMETERS,
     allow_open_files,
     collect_seldom,
     described,
@@ -62,7 +62,7 @@ _PARAMETERS = (
         "How many connections there may be at one time. Default: what the limit of open files"
         " allows, at most 8192.",
     ),
-    *COMPRESSION_PARAMETERS,
+    *SHARD_PARAMETERS,
     ("access-log", None, "A file that gets a line for each request. Default: none"),
     (
         "body-timeout",

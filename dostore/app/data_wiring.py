@@ -86,6 +86,7 @@ class DataServer:
             now=time.time,
             sync=config.shard_sync,
             compression_level=config.compression_level,
+            pack_below=config.pack_below,
             address=lambda _: config.address,
         )
         self._drive: Drive = self._drives.drives[0]

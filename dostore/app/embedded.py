@@ -79,6 +79,7 @@ class Embedded:
             sync=config.shard_sync,
             soon=partial(self._reactor.callLater, 0),
             compression_level=config.compression_level,
+            pack_below=config.pack_below,
         )
         await drives.start()
         if drives.temp_files_removed:

@@ -23,7 +23,7 @@ _WANTED_OPEN_FILES = 32768
 _COLLECT_AFTER = (20_000, 20, 20)
 
 #: Name, short form, what it means: of both commands.
-COMPRESSION_PARAMETERS = (
+SHARD_PARAMETERS = (
     (
         "compression",
         None,
@@ -34,6 +34,13 @@ COMPRESSION_PARAMETERS = (
         "compression-level",
         None,
         f"From {MIN_LEVEL}, fast, to {MAX_LEVEL}, thorough. Default: {DEFAULT_LEVEL}",
+    ),
+    (
+        "pack-below",
+        None,
+        "The shards of contents of fewer bytes (or K, at most 1M) share large files, volumes, and"
+        " get none of their own. What is there stays where it is, whatever is given. 65536 is good"
+        " for many small objects. Default: 0, none",
     ),
 )
 

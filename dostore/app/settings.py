@@ -35,6 +35,9 @@ _MAX_SECRET_BYTES = 1024
 RESERVED_FILES = 64
 MIN_DEFAULT_CONNECTIONS = 16
 
+#: Packed shards are read whole.
+MAX_PACK_BELOW = 1 << 20
+
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,19})([KMGT]?)", re.IGNORECASE)
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -175,6 +178,21 @@ def read_compression_level(settings: Settings) -> int | None:
         "compression-level", str(DEFAULT_LEVEL), whole_number(MIN_LEVEL, MAX_LEVEL)
     )
     return level if settings.read("compression", "none", _is_gzip) else None
+
+
+def read_pack_below(settings: Settings) -> int:
+    """Shards of contents of fewer bytes are packed; 0: none are.
+
+    :raises usage.UsageError: it is no such number.
+    """
+    return settings.read("pack-below", "0", _pack_below)
+
+
+def _pack_below(text: str) -> int:
+    value = 0 if text == "0" else size(text)
+    if value > MAX_PACK_BELOW:
+        raise ValueError("give 0 or at most 1M: larger shards are better off in files of their own")
+    return value
 
 
 def _is_gzip(text: str) -> bool:

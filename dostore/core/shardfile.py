@@ -411,3 +411,23 @@ def parse_footer(footer: bytes, file_size: int) -> Footer:
         raise BadShard("The footer does not describe this file.")
     content = Content(ContentHash(digest), size, scheme)
     return Footer(ShardInfo(content, index), deflated, last, len(footer), references)
+
+
+def footer_of_one(
+    content: Content, index: int, stored: int, check: bytes, *, deflated: bool
+) -> Footer:
+    """The footer of a shard of one block, or none, made of what it says.
+
+    :param stored: bytes of the block as it is stored.
+    :param check: of the plain block.
+    :raises BadShard: there is no such shard.
+    """
+    scheme = content.scheme
+    blocks = scheme.stripe_count(content.size)
+    plain = scheme.shard_size(content.size)
+    can_be = 0 < stored <= plain if deflated else stored == plain
+    if index >= scheme.shards or blocks > 1 or not can_be:
+        raise BadShard("There is no such shard.")
+    last = Page(0, (plain,)[:blocks], (0, stored)[: blocks + 1], (check,)[:blocks])
+    size = TRAILER_BYTES + blocks * _ENTRY.size
+    return Footer(ShardInfo(content, index), deflated, last, size, b"")

@@ -5,8 +5,10 @@
     segment = header, record*, whatever was there before
     record  = head, the very bytes of a shard file (or none), zeros up to a multiple of 8
 
-Nothing here reads or writes a file. Every check in a segment is seeded with a number that is the
-segment's own, so that what is left of an older segment in the same file is never taken for its.
+Format 1, the journal's, is all here; format 2, that of volumes, has heads of its own in
+``volumelog``. Nothing here reads or writes a file. Every check in a segment is seeded with a number
+that is the segment's own, so that what is left of an older segment in the same file is never taken
+for its.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from enum import IntEnum
+from typing import Generic, Protocol, TypeVar
 
 from attrs import frozen
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
@@ -21,6 +24,9 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 from dostore.core.names import ContentHash, ShardName
 
 FORMAT = 1
+
+#: Formats that are known; format 2 is that of volumes.
+NEWEST_FORMAT = 2
 
 _SEGMENT_MAGIC = b"dostoreJ"
 _RECORD_MAGIC = b"dSR\x01"
@@ -64,9 +70,11 @@ class Kind(IntEnum):
     PURGED = 5
     #: A collector shall take it for as young as the record.
     RENEWED = 6
+    #: It was written; this is its only block, if it has one. In volumes only.
+    PACKED = 7
 
 
-_KINDS = {int(kind): kind for kind in Kind}
+_KINDS = {int(kind): kind for kind in Kind if kind is not Kind.PACKED}
 
 
 @frozen(slots=True)
@@ -75,29 +83,74 @@ class SegmentHeader:
 
     :ivar number: a later segment of the same log has a higher one.
     :ivar seed: of its checks; chosen by chance.
+    :ivar format: of its records' heads; maybe a newer one than is known.
     """
 
     number: int
     seed: int
+    format: int = FORMAT
 
     def encode(self) -> bytes:
         """The bytes."""
-        head = _HEADER.pack(_SEGMENT_MAGIC, FORMAT, self.number, self.seed, 0)[: -_CHECK.size]
+        head = _HEADER.pack(_SEGMENT_MAGIC, self.format, self.number, self.seed, 0)[: -_CHECK.size]
         return head + _CHECK.pack(xxh3_64_intdigest(head))
 
 
 def parse_header(data: bytes) -> SegmentHeader | None:
-    """Read a segment's first HEADER_BYTES; None: they are no whole header of this format."""
+    """Read a segment's first HEADER_BYTES; None: they are no whole header."""
     if len(data) != HEADER_BYTES:
         return None
     magic, version, number, seed, check = _HEADER.unpack(data)
-    if (magic, version, check) != (
-        _SEGMENT_MAGIC,
-        FORMAT,
-        xxh3_64_intdigest(data[: -_CHECK.size]),
-    ):
+    if (magic, check) != (_SEGMENT_MAGIC, xxh3_64_intdigest(data[: -_CHECK.size])):
         return None
-    return SegmentHeader(number, seed)
+    return SegmentHeader(number, seed, version)
+
+
+class AnyRecord(Protocol):
+    """What records of all formats have in common; see Record."""
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in its segment."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of its body."""
+
+    @property
+    def body(self) -> int:
+        """Where its body begins."""
+
+    @property
+    def end(self) -> int:
+        """Where the next record begins."""
+
+    def is_whole(self, body: bytes) -> bool:
+        """Whether these are the bytes that it was written with."""
+
+
+R = TypeVar("R", bound=AnyRecord)
+
+
+@frozen(slots=True)
+class Form(Generic[R]):
+    """How a format's records begin.
+
+    :ivar number: of the format.
+    :ivar magic: the first bytes of a head.
+    :ivar head_bytes: its length.
+    :ivar parse: reads the head that begins at an offset, given the segment's seed; None: no whole
+        head was written there in this life of the segment.
+    """
+
+    number: int
+    magic: bytes
+    head_bytes: int
+    parse: Callable[[int, int, bytes], R | None]
+
+    def record_size(self, length: int) -> int:
+        """Bytes of a record with a body of ``length`` bytes."""
+        return self.head_bytes + length + -length % ALIGNMENT
 
 
 @frozen(slots=True)
@@ -191,36 +244,45 @@ def parse_head(seed: int, offset: int, data: bytes) -> Record | None:
     return Record(_KINDS[kind], name, offset, length, synced, time_ms, check)
 
 
-def records(header: SegmentHeader, size: int, read: Read) -> Iterator[Record | Gap]:
+#: The form of a journal's records.
+JOURNAL = Form(FORMAT, _RECORD_MAGIC, HEAD_BYTES, parse_head)
+
+
+def records(
+    form: Form[R], seed: int, size: int, read: Read, start: int = HEADER_BYTES
+) -> Iterator[R | Gap]:
     """The records of a segment of ``size`` bytes, in order, and the gaps between them.
 
     What comes after the last whole head is no gap: nothing tells that there was more. Bodies are
     not looked at.
+
+    :param start: where a record begins.
     """
-    offset = HEADER_BYTES
-    while offset + HEAD_BYTES <= size:
-        record = parse_head(header.seed, offset, read(offset, HEAD_BYTES))
+    offset = start
+    while offset + form.head_bytes <= size:
+        record = form.parse(seed, offset, read(offset, form.head_bytes))
         if record is not None and record.body + record.length <= size:
             yield record
             offset = record.end
             continue
-        found = _next_record(header, offset + ALIGNMENT, size, read)
+        found = _next_record(form, seed, offset + ALIGNMENT, size, read)
         if found is None:
             return
         yield Gap(offset, found)
         offset = found
 
 
-def _next_record(header: SegmentHeader, offset: int, size: int, read: Read) -> int | None:
+def _next_record(form: Form[R], seed: int, offset: int, size: int, read: Read) -> int | None:
     """Where the next whole head is, at ``offset`` or after it."""
-    while offset + HEAD_BYTES <= size:
+    while offset + form.head_bytes <= size:
         # Pieces overlap, so that a head is whole in one of them.
-        piece = read(offset, _STEP_BYTES + HEAD_BYTES)
-        at = piece.find(_RECORD_MAGIC)
+        piece = read(offset, _STEP_BYTES + form.head_bytes)
+        at = piece.find(form.magic)
         while 0 <= at < _STEP_BYTES:
             here = offset + at
-            if here % ALIGNMENT == 0 and parse_head(header.seed, here, piece[at : at + HEAD_BYTES]):
+            head = piece[at : at + form.head_bytes]
+            if here % ALIGNMENT == 0 and form.parse(seed, here, head):
                 return here
-            at = piece.find(_RECORD_MAGIC, at + 1)
+            at = piece.find(form.magic, at + 1)
         offset += _STEP_BYTES
     return None

@@ -51,7 +51,9 @@ class StartTests(StoreCase):
         self.store.prepare()
         self.assertEqual(synced, 1)
         self.assertEqual(self.files.calls.count(("sync_folder", str(self.folder))), 1)
-        self.assertEqual(sorted(os.listdir(self.folder)), ["garbage", "log", "objects", "temp"])
+        self.assertEqual(
+            sorted(os.listdir(self.folder)), ["garbage", "log", "objects", "temp", "volumes"]
+        )
 
     def test_temp_is_cleaned(self) -> None:
         """What a crash left in temp is removed; a file that goes by itself is no error."""

@@ -38,6 +38,8 @@ LARGE = 40 * SCHEME.stripe_size
 class LocalCase(AsyncTestCase):
     """A drive in a folder of the test's own."""
 
+    pack_below = 0
+
     def setUp(self) -> None:
         """Make it."""
         super().setUp()
@@ -52,7 +54,7 @@ class LocalCase(AsyncTestCase):
         self.stores: list[DriveStore] = []
 
     def open_files(self) -> int:
-        """How many descriptors there are, but for the journal's."""
+        """How many descriptors there are, but for the journal's and the volumes'."""
         count = 0
         for number in os.listdir("/proc/self/fd"):
             try:
@@ -61,19 +63,20 @@ class LocalCase(AsyncTestCase):
                 # That which the folder was listed by.
                 count += 1
             else:
-                count += not path.startswith(str(self.folder / "log"))
+                kept = (str(self.folder / "log"), str(self.folder / "volumes"))
+                count += not path.startswith(kept)
         return count
 
     def close_journals(self) -> None:
         """As the end of a process does."""
         for store in self.stores:
-            store.journal.close()
+            store.close()
         self.stores.clear()
 
     def new_node(self, workers: IWorkers | None = None, files: Files | None = None) -> DriveNode:
         """The drive as a start finds it."""
         self.close_journals()
-        store = DriveStore(str(self.folder), files or self.files)
+        store = DriveStore(str(self.folder), files or self.files, pack_below=self.pack_below)
         self.stores.append(store)
         store.prepare()
         store.clean_temp()
@@ -154,6 +157,27 @@ class ThreadedContractTests(NodeContract, LocalCase):
         self.assertTrue(self.threads.stop(5.0))
         self.threads = self.new_threads()
         return self.new_node(self.threads)
+
+
+class PackedContractTests(InlineContractTests):
+    """The contract, with shards in volumes."""
+
+    pack_below = 65536
+
+
+class MixedContractTests(InlineContractTests):
+    """The contract, with shards in volumes at first, and then in files, and so on."""
+
+    def new_node(self, workers: IWorkers | None = None, files: Files | None = None) -> DriveNode:
+        """Every start has the option changed."""
+        self.pack_below = 65536 - self.pack_below
+        return super().new_node(workers, files)
+
+
+class ThreadedPackedContractTests(ThreadedContractTests):
+    """The contract, with shards in volumes, on real threads."""
+
+    pack_below = 65536
 
 
 class DamageTests(LocalCase):

@@ -30,6 +30,7 @@ DATA = DataConfig(
     secret=None,
     shard_sync=True,
     compression_level=None,
+    pack_below=0,
     max_connections=480,
     access_log=None,
     body_timeout_s=60.0,
@@ -108,7 +109,7 @@ class ApiServerTests(_Case):
             self.assertTrue(text.startswith(f"{there} is set, but {missing} is not."), text)
 
     def test_what_only_data_servers_have(self) -> None:
-        """Drives, and how shards are synced and compressed, are no API server's affair here."""
+        """Drives, and how shards are written to them, are no API server's affair here."""
         text = self.sentence(self.read_api, SERVERS, drives="/a,/b")
         self.assertTrue(text.startswith("--drives is set, but in a cluster"), text)
         text = self.sentence(self.read_api, SERVERS | {"DOSTORE_DRIVES": "/a"})
@@ -117,6 +118,8 @@ class ApiServerTests(_Case):
         self.assertIn("data servers keep the shards", text)
         text = self.sentence(self.read_api, SERVERS, compression="gzip")
         self.assertTrue(text.startswith("--compression is set, but in a cluster"), text)
+        text = self.sentence(self.read_api, SERVERS, pack_below="1")
+        self.assertTrue(text.startswith("--pack-below is set, but in a cluster"), text)
 
     def test_index(self) -> None:
         """The names are in the index that is told, by default the one of old."""
@@ -221,6 +224,7 @@ class DataServerTests(_Case):
             no_shard_sync=1,
             compression="gzip",
             compression_level="2",
+            pack_below="1000",
             max_connections="9",
             access_log="log",
             body_timeout="2",
@@ -238,6 +242,7 @@ class DataServerTests(_Case):
                 secret=None,
                 shard_sync=False,
                 compression_level=2,
+                pack_below=1000,
                 max_connections=9,
                 access_log="/run/log",
                 body_timeout_s=2.0,
@@ -253,6 +258,7 @@ class DataServerTests(_Case):
                 "DOSTORE_ZONE": "a.b",
                 "DOSTORE_NO_SHARD_SYNC": "yes",
                 "DOSTORE_COMPRESSION": "gzip",
+                "DOSTORE_PACK_BELOW": "64K",
                 "DOSTORE_MAX_CONNECTIONS": "20",
                 "DOSTORE_ACCESS_LOG": "/log",
                 "DOSTORE_BODY_TIMEOUT": "5",
@@ -268,6 +274,7 @@ class DataServerTests(_Case):
                 zone="a.b",
                 shard_sync=False,
                 compression_level=1,
+                pack_below=65536,
                 max_connections=20,
                 access_log="/log",
                 body_timeout_s=5.0,

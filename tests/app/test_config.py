@@ -20,6 +20,7 @@ DEFAULT = Config(
     require_digest=False,
     shard_sync=True,
     compression_level=None,
+    pack_below=0,
     max_object_size=5 << 40,
     max_connections=137,
     access_log=None,
@@ -66,6 +67,7 @@ class ReadConfigTests(SyncTestCase):
                 no_shard_sync=1,
                 compression="gzip",
                 compression_level="0",
+                pack_below="64K",
                 max_object_size="10M",
                 max_connections="7",
                 access_log="log/access",
@@ -85,6 +87,7 @@ class ReadConfigTests(SyncTestCase):
                 require_digest=True,
                 shard_sync=False,
                 compression_level=0,
+                pack_below=65536,
                 max_object_size=10 << 20,
                 max_connections=7,
                 access_log="/srv/log/access",
@@ -111,6 +114,7 @@ class ReadConfigTests(SyncTestCase):
                     "DOSTORE_NO_SHARD_SYNC": "1",
                     "DOSTORE_COMPRESSION": "gzip",
                     "DOSTORE_COMPRESSION_LEVEL": "3",
+                    "DOSTORE_PACK_BELOW": "1",
                     "DOSTORE_MAX_OBJECT_SIZE": "3",
                     "DOSTORE_MAX_CONNECTIONS": "1000000",
                     "DOSTORE_ACCESS_LOG": "/var/log/dostore",
@@ -131,6 +135,7 @@ class ReadConfigTests(SyncTestCase):
                 require_digest=True,
                 shard_sync=False,
                 compression_level=3,
+                pack_below=1,
                 max_object_size=3,
                 max_connections=1_000_000,
                 access_log="/var/log/dostore",
@@ -154,6 +159,14 @@ class ReadConfigTests(SyncTestCase):
             text = self.refused(copies_below="1", **options)
             self.assertTrue(text.startswith("--copies-below 1 cannot be used with"), text)
             self.assertEqual(read(copies_below="0", **options).copies_below, 0)
+
+    def test_packing(self) -> None:
+        """It is off; what is large is not packed; volumes that are open leave fewer for clients."""
+        self.assertEqual(read(pack_below="0").pack_below, 0)
+        self.assertEqual(read(pack_below="1M").pack_below, 1 << 20)
+        for wrong in ("1048577", "-1", "x", "00"):
+            self.assertIn("--pack-below", self.refused(pack_below=wrong))
+        self.assertLess(read(pack_below="1").max_connections, read().max_connections)
 
     def test_compression(self) -> None:
         """It is off, also when only a level is told; switched on, it is fast."""

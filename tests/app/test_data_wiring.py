@@ -49,6 +49,7 @@ class DataServerPartsTests(AsyncTestCase):
             secret=secret,
             shard_sync=True,
             compression_level=None,
+            pack_below=0,
             max_connections=10,
             access_log=None,
             body_timeout_s=60.0,

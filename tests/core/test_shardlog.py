@@ -13,6 +13,7 @@ from dostore.core.shardlog import (
     ALIGNMENT,
     HEAD_BYTES,
     HEADER_BYTES,
+    JOURNAL,
     MAX_BODY_BYTES,
     Gap,
     Kind,
@@ -61,7 +62,11 @@ class SegmentTests(SyncTestCase):
 
     def found(self, data: bytes, header: SegmentHeader = HEADER) -> list[Record | Gap]:
         """What there is."""
-        return list(records(header, len(data), lambda at, size: data[at : at + size]))
+
+        def read(at: int, size: int) -> bytes:
+            return data[at : at + size]
+
+        return list(records(JOURNAL, header.seed, len(data), read))
 
     def names(self, data: bytes) -> list[tuple[Kind, ShardName] | Gap]:
         """What there is, in short."""

@@ -180,6 +180,18 @@ class FaultyFiles(Files):
         self._meet(self._path(fd), "truncate")
         super().truncate(fd, size)
 
+    def allocate(self, fd: int, offset: int, size: int) -> None:
+        """See Files; it counts as ``write``."""
+        self._meet(self._path(fd), "allocate", "write")
+        super().allocate(fd, offset, size)
+
+    def pread_cached(self, fd: int, size: int, offset: int, buffer: bytearray) -> bytes | None:
+        """See Files; what would be struck cannot be had without a wait."""
+        for fault in self._faults:
+            if fault.strikes(("pread_cached", "pread"), self._path(fd)):
+                return None
+        return super().pread_cached(fd, size, offset, buffer)
+
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """See Files."""
         self._meet(self._path(fd), "pread")
@@ -203,6 +215,13 @@ class FaultyFiles(Files):
             if fault.strikes(("read_cached", "open", "pread"), path):
                 return False
         return super().read_parts_cached(path, parts)
+
+    def read_parts_now(self, fd: int, parts: Sequence[Part]) -> bool:
+        """See Files; what would be struck cannot be had without a wait."""
+        for fault in self._faults:
+            if fault.strikes(("read_parts_now", "pread"), self._path(fd)):
+                return False
+        return super().read_parts_now(fd, parts)
 
     def size(self, fd: int) -> int:
         """See Files."""

@@ -47,14 +47,15 @@ def mixed_bytes(size: int, seed: int = 0) -> bytes:
 
 def mixed_sample(size: int, seed: int = 0, scheme: Scheme = SCHEME) -> Sample:
     """A content of :func:`mixed_bytes`."""
-    return _sample_of(mixed_bytes(size, seed), scheme)
+    return sample_of(mixed_bytes(size, seed), scheme)
 
 
 def sample(size: int, seed: int = 0, scheme: Scheme = SCHEME) -> Sample:
     """A content of ``size`` random bytes, the same for the same seed."""
-    return _sample_of(random.Random(seed).randbytes(size), scheme)
+    return sample_of(random.Random(seed).randbytes(size), scheme)
 
 
-def _sample_of(data: bytes, scheme: Scheme) -> Sample:
+def sample_of(data: bytes, scheme: Scheme = SCHEME) -> Sample:
+    """A content of those bytes."""
     content = Content(ContentHash(hashlib.sha256(data).digest()), len(data), scheme)
     return Sample(content, data, StripeCoder(scheme).encode(data))

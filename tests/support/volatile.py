@@ -51,6 +51,13 @@ class VolatileFiles(Files):
         self.journal.append(("write", self._number(fd), offset, b"".join(pieces)))
         return count
 
+    def allocate(self, fd: int, offset: int, size: int) -> None:
+        """What is only allocated holds nothing, so it may as well not be there."""
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Only what was allocated is given back."""
+        assert size >= super().size(fd), "what was written is not cut"
+
     def sync(self, fd: int) -> None:
         """Note that the bytes so far are safe."""
         super().sync(fd)
