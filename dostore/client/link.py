@@ -13,9 +13,10 @@ from zope.interface import implementer
 
 import dostore
 from dostore.client.addresses import Address
+from dostore.client.failures import BadAnswer
 from dostore.errors import NodeUnavailable
 from dostore.fanout import with_timeout
-from dostore.http.body import AnswerBody, StreamedBody
+from dostore.http.body import AnswerBody, StreamedBody, TooLong
 from dostore.http.exchange import (
     FOREIGN,
     MAX_ERROR_BYTES,
@@ -91,10 +92,13 @@ class Link:
         :param target: from ``/`` on, escaped, with its query.
         :param limit: the most bytes that the answer's body may have.
         :raises NodeUnavailable: there is no answer, or not in time.
+        :raises BadAnswer: it is longer than it may be.
         """
         streamed = await self._begin(method, target, fields, limit)
         try:
             data = await streamed.body.read_all()
+        except TooLong as error:
+            raise BadAnswer(f"{error.detail} Is that a dostore server?") from error
         finally:
             streamed.body.abandon()
         return Answer(streamed.status, streamed.headers, data)

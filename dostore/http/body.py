@@ -25,6 +25,10 @@ class Broken(NodeUnavailable):
     """The connection broke before all had come; another one may do."""
 
 
+class TooLong(NodeUnavailable):
+    """There is more of an answer than it may have."""
+
+
 class AnswerBody(Protocol):
     """The body of an answer as it arrives. One reader at a time.
 
@@ -87,7 +91,8 @@ class AnswerBody(Protocol):
         """The whole body.
 
         :raises Broken: it did not come to its end.
-        :raises NodeUnavailable: it is longer than the limit, or nothing came for too long.
+        :raises TooLong: it is longer than the limit.
+        :raises NodeUnavailable: nothing came for too long.
         """
         if not self.finished:
             await self._wait(None)
@@ -140,7 +145,7 @@ class AnswerBody(Protocol):
             return
         self._received += len(data)
         if self._limit is not None and self._received > self._limit:
-            self.fail(NodeUnavailable(f"The answer is longer than {self._limit} bytes."))
+            self.fail(TooLong(f"The answer is longer than {self._limit} bytes."))
             return
         self._pieces.append(data)
         self._held += len(data)

@@ -12,14 +12,16 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from dostore.client import getting
+from dostore.client import getting, store
 from dostore.client.destinations import PART_SUFFIX, Place, StreamSink
 from dostore.client.failures import BadAnswer, LocalTrouble, OutOfReach, ReaderGone, Refused
 from dostore.client.getting import Getter, Got, Wish
+from dostore.client.lists import list_objects
 from dostore.client.meters import Meter
 from dostore.core.names import ContentHash
-from dostore.errors import Corrupt, NotFound, Unavailable
+from dostore.errors import Corrupt, NotFound, RangeNotSatisfiable, Unavailable
 from tests.support.client import URL, URLS, ClientTestCase
+from tests.support.http import until
 from tests.support.wire import Fate
 
 SIZE = 1_000_003
@@ -396,6 +398,49 @@ class LiarTests(GetCase):
         self.lie(400, b"x" * 10**6)
         error = self.assertRaises(Refused, self.get, urls=URL)
         self.assertEqual(error.detail, "The server answered 400 Bad Request.")
+
+    def test_endless_listings(self) -> None:
+        """A page that is longer than any page is not read to its end, nor asked for again."""
+        self.patch(store, "MAX_PAGE_BYTES", 100_000)
+        liar = self.lie(200, b"x" * 10**6)
+        context = self.context(URL)
+        self.assertRaises(
+            BadAnswer, self.finish, list_objects(context, store.Selection(), names_only=False)
+        )
+        self.assertEqual((len(self.wire.heads), liar.status), (1, 200))
+
+    def test_no_such_range(self) -> None:
+        """A server that has less than there is already is asked for all, and then believed."""
+        self.store.keep("n", self.data)
+        self.wire.fates.extend([Fate(down=300_000), *[Fate(refused=True)] * 40])
+        self.assertRaises(OutOfReach, self.get, urls=URL)
+        self.wire.fates.clear()
+        self.wire.heads.clear()
+        self.lie(416)
+        self.assertRaises(RangeNotSatisfiable, self.get, urls=URL)
+        self.assertEqual([bool(each) for each in self.ranges()], [True, False])
+
+    def test_too_much(self) -> None:
+        """More than the object has is not written."""
+        self.lie(206, b"x" * 10, Content_Range="bytes 0-4/5")
+        sink = StreamSink(os.open(os.devnull, os.O_WRONLY), "It", self.workers)
+        self.addCleanup(os.close, sink._descriptor)
+        getter = self.getter(URL)
+        self.assertRaises(BadAnswer, self.finish, getter.get_stream(Wish("n"), sink, Meter()))
+        self.assertEqual(sink.held, 0)
+
+    def test_changed_under_way(self) -> None:
+        """What went out cannot be taken back when the rest is of something else."""
+        self.store.keep("n", self.data)
+        self.wire.fates.append(Fate(down=300_000))
+        sink = StreamSink(os.open(os.devnull, os.O_WRONLY), "It", self.workers)
+        self.addCleanup(os.close, sink._descriptor)
+        task = self.start(self.getter(URL).get_stream(Wish("n"), sink, Meter()))
+        until(self.clock, lambda: sink.held > 0)
+        self.lie()
+        self.clock.pump([0.1] * 50)
+        error = self.failureResultOf(task, Refused).value
+        self.assertEqual(error.detail, "'n' was changed while it was got.")
 
     def test_another_part(self) -> None:
         """A part of something else, or from elsewhere, is not put together with what is there."""

@@ -7,13 +7,14 @@ import random
 from typing import Any
 
 from dostore.client import putting
-from dostore.client.failures import LocalTrouble, OutOfReach, Refused
+from dostore.client.failures import BadAnswer, LocalTrouble, OutOfReach, Refused
 from dostore.client.meters import Meters
 from dostore.client.putting import Done, Putter
 from dostore.client.sources import Source
 from dostore.client.store import Wanted
 from dostore.errors import (
     Busy,
+    Corrupt,
     DigestMismatch,
     InvalidRequest,
     NotFound,
@@ -21,6 +22,7 @@ from dostore.errors import (
     Unavailable,
 )
 from tests.support.client import URLS, ClientTestCase
+from tests.support.http import until
 from tests.support.wire import Fate
 
 #: What a test's large file has; what is small for it is much smaller.
@@ -288,6 +290,40 @@ class LargeTests(PutCase):
         error = self.failureResultOf(task, LocalTrouble).value
         self.assertIn("was changed while it was read", error.detail)
         self.assertEqual(self.versions(), 0)
+
+    def test_stored_otherwise(self) -> None:
+        """A server that says that it stored something else is not believed to have done it."""
+        self.store.keep("other", b"other")
+        self.store.uploads.instant = self.store.metadata.names["other"][-1]
+        error = self.assertRaises(Corrupt, self.put, self.file("a", self.data))
+        self.assertIn("other bytes", error.detail)
+
+    def test_holds_too_much(self) -> None:
+        """Nor one that says that it holds more than there is."""
+        path = self.file("a", self.data)
+        self.begin(path)
+        (upload,) = self.store.uploads.opened.values()
+        upload[4].extend(b"x" * SIZE)
+        self.assertRaises(BadAnswer, self.put, path)
+
+    def test_less_than_was_held(self) -> None:
+        """When servers lost some of what they held, it is sent again from there."""
+        path = self.file("a", self.data)
+        self.begin(path)
+        context = self.context()
+        putter = Putter(
+            context.store, context.kept, self.workers, context.output, Meters(), Wanted()
+        )
+        gate = self.gate("receive")
+        task = self.start(putter.put(Source(path, "n")))
+        until(self.clock, lambda: len(self.wire.heads) == 2)
+        (upload,) = self.store.uploads.opened.values()
+        del upload[4][1000:]
+        self.settle()
+        gate.open()
+        self.clock.pump([0.1] * 100)
+        self.assertEqual(self.successResultOf(task).version, 1)
+        self.assertEqual(self.stored(), self.data)
 
     def test_another_is_at_it(self) -> None:
         """While another sends the same upload this one waits, however long that takes."""
