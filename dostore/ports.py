@@ -230,6 +230,9 @@ class ITempShards(Interface):
     ) -> None:
         """Make it a durable shard of ``content``; it is no temporary one any more.
 
+        One that was opened with its content and how long to keep it is still known, as committed,
+        until it is dropped or as long as that: it can be asked for, claimed and committed again.
+
         :param shard_hash: what the shard's hash must be; None: anything.
         :raises InvalidRequest: the bytes held are no shard of such a content, or have another hash.
             Nothing is kept.
@@ -237,7 +240,10 @@ class ITempShards(Interface):
         """
 
     async def drop(token: str) -> None:
-        """Remove it, if it is there, whoever has claimed it. An append under way fails."""
+        """Remove it, if it is there, whoever has claimed it. An append under way fails.
+
+        Of one that is committed, only what tells of that is removed.
+        """
 
 
 class IShardNode(Interface):

@@ -262,10 +262,11 @@ class DriveStore:
     def clean_temp(self) -> int:
         """Remove what a crash left in ``temp/``; how many files.
 
-        A shard that something is known of, by a file beside it, will be taken up again.
+        A shard that something is known of, by a file beside it, will be taken up again; without
+        the shard, that file tells of one that was committed.
         """
         names = set(self.files.list(self.temp))
-        known = {name for name in names if name + ABOUT in names}
+        known = {name.removesuffix(ABOUT) for name in names if name.endswith(ABOUT)}
         left = [name for name in names if name.partition(".")[0] not in known]
         for name in left:
             # A write that was given up may remove its file at the same time.

@@ -3,52 +3,55 @@
 ``temp/<token>`` is a shard file without its footer, as far as it was written: blocks, and a page
 after each 1,024 of them. ``temp/<token>.index`` has the footer's entry of each block, in order, so
 that a shard is taken up again without reading it; what it does not speak of does not count.
-``temp/<token>.json`` says what the shard is to become. ``temp/<token>.state`` says what is durable:
-after a restart of the machine, which loses what was not written from its memory, only that counts.
+``temp/<token>.json`` says what the shard is to become; without the shard, what it has become.
+``temp/<token>.state`` says what is durable: after a restart of the machine, which loses what was
+not written from its memory, only that counts. ``temp/<token>.owner`` says who wrote last, and from
+which block on.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import re
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from itertools import islice
 
 from attrs import define, field
 
 from dostore.adapters.drive_store import ABOUT, DriveStore, TempShard
+from dostore.adapters.temp_records import Settled, about_from_bytes, about_to_bytes
 from dostore.core.model import Content
-from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import (
     ENTRY_BYTES,
     PAGE_BLOCKS,
     PAGE_BYTES,
     ShardFileBuilder,
-    check_of,
     page_of,
 )
-from dostore.errors import BadShard, Conflict, DostoreError, InvalidRequest
+from dostore.errors import BadShard, Conflict, InvalidRequest
 from dostore.ports import MAX_NOTE_BYTES, Tail, TempAbout
 
 INDEX = ".index"
 STATE = ".state"
-_SUFFIXES = ("", INDEX, STATE, ABOUT)
+OWNER = ".owner"
 
 _TOKEN = re.compile("[0-9a-f]{32}")
 _ABOUT_LIMIT_BYTES = 2 * MAX_NOTE_BYTES + 4096
 
-#: The largest index: that of a shard of some 800 GB.
-_INDEX_LIMIT_BYTES = 1 << 28
+#: The largest index: that of a shard of 1.7 TB, in blocks of the usual size.
+_INDEX_LIMIT_BYTES = 1 << 29
 
 #: A tail is shorter than a stripe of the largest scheme.
 _STATE_LIMIT_BYTES = (32 << 20) + 4096
 
 #: Blocks that are read at a time.
 _READ_BLOCKS = 16
+
+#: An owner has 32 characters, and then comes a number.
+_OWNER_LIMIT_BYTES = 64
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -66,6 +69,8 @@ class Upload:
     :ivar pending: what was appended after the last whole block; it is in memory only.
     :ivar settled: how many blocks are durable.
     :ivar known: what it is to become is durable.
+    :ivar owner: who wrote to it last; empty: nobody, or it is not known.
+    :ivar since: how many blocks there were when that one began.
     """
 
     token: str
@@ -74,11 +79,19 @@ class Upload:
     pending: bytes = field(default=b"", repr=False)
     settled: int = 0
     known: bool = False
+    owner: str = ""
+    since: int = 0
 
     @property
     def held(self) -> int:
         """Plain bytes that were appended."""
         return self.temp.builder.plain_size + len(self.pending)
+
+    @property
+    def agreed(self) -> int:
+        """See TempState."""
+        blocks = max(self.settled, self.since)
+        return min(blocks * self.about.scheme.block_size, self.temp.builder.plain_size)
 
 
 def is_token(text: str) -> bool:
@@ -106,81 +119,6 @@ def _lengths(about: TempAbout, first: int, count: int) -> list[int]:
     return about.scheme.block_lengths(about.size, first, count)
 
 
-def _to_bytes(about: TempAbout, boot: str) -> bytes:
-    scheme = about.scheme
-    fields: dict[str, object] = {
-        "boot": boot,
-        "index": about.index,
-        "scheme": [scheme.k, scheme.m, scheme.block_size],
-        "hash": None if about.hash is None else str(about.hash),
-        "size": about.size,
-        "keep": about.keep_s,
-        "note": base64.b64encode(about.note).decode("ascii"),
-    }
-    return json.dumps(fields).encode() + b"\n"
-
-
-def _from_bytes(data: bytes) -> tuple[TempAbout, str]:
-    """Read what :func:`_to_bytes` made: what is known, and the boot it was written in.
-
-    :raises BadShard: it is damaged.
-    """
-    try:
-        fields = json.loads(data)
-        content_hash, size, keep_s = fields["hash"], fields["size"], fields.get("keep")
-        about = TempAbout(
-            int(fields["index"]),
-            Scheme(*map(int, fields["scheme"])),
-            None if content_hash is None else ContentHash.parse(str(content_hash)),
-            None if size is None else int(size),
-            base64.b64decode(fields.get("note", ""), validate=True),
-            None if keep_s is None else int(keep_s),
-        )
-        return about, str(fields["boot"])
-    except (ValueError, KeyError, TypeError, DostoreError) as error:
-        raise BadShard("What is known of the temporary shard is damaged.") from error
-
-
-@define
-class _State:
-    """What is durable of a temporary shard.
-
-    :ivar boot: the start of the machine that it was written in.
-    """
-
-    boot: str
-    blocks: int
-    tail: Tail | None
-
-    def to_bytes(self) -> bytes:
-        """The file's content: a line, then the tail."""
-        tail = self.tail or Tail(0, b"")
-        fields = {
-            "boot": self.boot,
-            "blocks": self.blocks,
-            "start": None if self.tail is None else tail.start,
-            "check": check_of(tail.data).hex(),
-        }
-        return json.dumps(fields).encode() + b"\n" + tail.data
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> _State:
-        """Read the file's content.
-
-        :raises ValueError: it is damaged.
-        """
-        line, _, rest = data.partition(b"\n")
-        try:
-            fields = json.loads(line)
-            start = fields["start"]
-            if check_of(rest).hex() != fields["check"]:
-                raise ValueError("the tail does not match its check")
-            tail = None if start is None else Tail(int(start), rest)
-            return cls(str(fields["boot"]), int(fields["blocks"]), tail)
-        except (KeyError, TypeError) as error:
-            raise ValueError("a field is missing") from error
-
-
 class TempFiles:
     """The temporary shards in a drive's ``temp/``. Errors are the system's own, or BadShard.
 
@@ -202,7 +140,7 @@ class TempFiles:
         """
         token = token or uuid.uuid4().hex
         # In this order: a file that nothing is known of is removed at the next start.
-        for suffix, data in (("", b""), (INDEX, b""), (ABOUT, _to_bytes(about, self._boot))):
+        for suffix, data in (("", b""), (INDEX, b""), (ABOUT, about_to_bytes(about, self._boot))):
             try:
                 fd = self._files.open(
                     self._path(token, suffix), os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -218,9 +156,9 @@ class TempFiles:
     def _temp(self, token: str, about: TempAbout) -> TempShard:
         return TempShard(self._path(token), self._store.builder(about.index, about.scheme))
 
-    def touch(self, token: str) -> None:
+    def touch(self, token: str, suffix: str = "") -> None:
         """Put off the sweep of a shard."""
-        self._files.touch(self._path(token))
+        self._files.touch(self._path(token, suffix))
 
     def tail(self, token: str) -> Tail | None:
         """What was settled last after the whole blocks."""
@@ -235,7 +173,7 @@ class TempFiles:
         :raises BadShard: what is known of it is damaged.
         """
         about, boot = self._about(token)
-        state = self._state(token) or _State(boot, 0, None)
+        state = self._state(token) or Settled(boot, 0, None)
         index = self._read_all(token, INDEX, _INDEX_LIMIT_BYTES)
         entries = self._sound(index, about, self._files.path_size(self._path(token)))
         if state.boot != self._boot:
@@ -244,8 +182,7 @@ class TempFiles:
         count = len(entries) // ENTRY_BYTES
         upload = Upload(token, about, self._temp(token, about))
         builder = upload.temp.builder
-        lengths = [length for _, length in zip(range(count), plain_lengths(about), strict=False)]
-        builder.go_on(entries, lengths)
+        builder.go_on(entries, islice(plain_lengths(about), count))
         if len(entries) != len(index):
             self._cut(self._path(token, INDEX), len(entries))
         self._cut(self._path(token), builder.size)
@@ -253,20 +190,29 @@ class TempFiles:
         if state.boot != self._boot:
             self._write_state(upload, upload.settled, state.tail)
         if count == 1:
-            builder.keep_first(self.read(upload, 0, lengths[0]))
+            builder.keep_first(self.read(upload, 0, builder.plain_size))
+        if state.boot == self._boot:
+            upload.owner, upload.since = self._owner(token)
         return upload
 
+    def _owner(self, token: str) -> tuple[str, int]:
+        with suppress(FileNotFoundError, ValueError):
+            told = self._read_all(token, OWNER, _OWNER_LIMIT_BYTES).decode("ascii")
+            owner, blocks = told.split(" ")
+            return owner, int(blocks)
+        return "", 0
+
     def _about(self, token: str) -> tuple[TempAbout, str]:
-        return _from_bytes(self._read_all(token, ABOUT, _ABOUT_LIMIT_BYTES))
+        return about_from_bytes(self._read_all(token, ABOUT, _ABOUT_LIMIT_BYTES))
 
     def _read_all(self, token: str, suffix: str, limit: int) -> bytes:
         path = self._path(token, suffix)
         return self._files.read_all(path, min(self._files.path_size(path), limit))
 
-    def _state(self, token: str) -> _State | None:
+    def _state(self, token: str) -> Settled | None:
         """What was settled; None: nothing, or it cannot be told."""
         try:
-            return _State.from_bytes(self._read_all(token, STATE, _STATE_LIMIT_BYTES))
+            return Settled.from_bytes(self._read_all(token, STATE, _STATE_LIMIT_BYTES))
         except (FileNotFoundError, ValueError):
             return None
 
@@ -295,11 +241,12 @@ class TempFiles:
 
     # Writing
 
-    def append(self, upload: Upload, data: bytes) -> None:
+    def append(self, upload: Upload, data: bytes, owner: str = "") -> None:
         """Append bytes. After an error take the shard up again by :meth:`resume`."""
         about, builder = upload.about, upload.temp.builder
         with upload.temp.lock:
             fd = self._open(upload)
+            self._own(upload, owner)
             view = memoryview(upload.pending + data if upload.pending else data)
             whole = len(view) // about.scheme.block_size * about.scheme.block_size
             if about.size is not None:
@@ -337,11 +284,12 @@ class TempFiles:
             if fd is not None:
                 self._files.close(fd)
 
-    def settle(self, upload: Upload, tail: Tail | None) -> None:
+    def settle(self, upload: Upload, tail: Tail | None, owner: str = "") -> None:
         """Make what was appended durable, and the tail in the place of that from before."""
         with upload.temp.lock:
             if upload.temp.done:
                 raise FileNotFoundError("the shard was dropped")
+            self._own(upload, owner)
             blocks = upload.temp.builder.blocks
             suffixes = ["", INDEX] if blocks != upload.settled else []
             if not upload.known:
@@ -355,9 +303,24 @@ class TempFiles:
             self._write_state(upload, blocks, tail)
             upload.known, upload.settled = True, blocks
 
+    def _own(self, upload: Upload, owner: str) -> None:
+        """Take note of who writes, before he does."""
+        if owner not in ("", upload.owner):
+            upload.owner, upload.since = owner, upload.temp.builder.blocks
+            self._write_owner(upload)
+
+    def _write_owner(self, upload: Upload) -> None:
+        fd = self._files.open(
+            self._path(upload.token, OWNER), os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        )
+        try:
+            self._files.write(fd, [f"{upload.owner} {upload.since}".encode("ascii")])
+        finally:
+            self._files.close(fd)
+
     def _write_state(self, upload: Upload, blocks: int, tail: Tail | None) -> None:
         # Its folder is synced with it, and so the names of the other files.
-        state = _State(self._boot, blocks, tail)
+        state = Settled(self._boot, blocks, tail)
         self._files.write_durably(self._path(upload.token, STATE), state.to_bytes())
 
     def cut(self, upload: Upload, held: int) -> Upload:
@@ -373,6 +336,9 @@ class TempFiles:
         if blocks < upload.settled:
             # Before the index is cut: what is appended then is not durable yet.
             self._write_state(upload, blocks, self.tail(upload.token))
+        if blocks < upload.since:
+            upload.since = blocks
+            self._write_owner(upload)
         self._cut(self._path(upload.token, INDEX), blocks * ENTRY_BYTES)
         return self.resume(upload.token)
 
@@ -395,16 +361,36 @@ class TempFiles:
             raise InvalidRequest("The bytes are not those that were sent: their hash is another.")
         self._store.settle(temp)
 
+    def close_book(self, token: str) -> None:
+        """Remove what tells about a shard that is committed, but that it was there."""
+        self.touch(token, ABOUT)
+        self._forget(token, (INDEX, STATE, OWNER))
+
+    def committed(self, token: str) -> TempAbout | None:
+        """What is known of a shard that is no temporary one any more; None: nothing. Puts off its
+        sweep.
+        """
+        try:
+            about, _ = self._about(token)
+            self.touch(token, ABOUT)
+        except (FileNotFoundError, BadShard):
+            return None
+        return about
+
     def forget(self, token: str) -> None:
-        """Remove what tells about a shard that is committed."""
-        for suffix in (ABOUT, INDEX, STATE):
+        """Remove all that tells about a shard."""
+        self._forget(token, (ABOUT, INDEX, STATE, OWNER))
+
+    def _forget(self, token: str, suffixes: Collection[str]) -> None:
+        for suffix in suffixes:
             with suppress(FileNotFoundError):
                 self._files.unlink(self._path(token, suffix))
 
     def drop(self, token: str, upload: Upload | None) -> None:
         """Remove a shard; it need not be there. A write that is under way fails."""
-        self._store.drop(upload.temp if upload else TempShard(self._path(token), _NO_BUILDER))
+        # In this order: a shard that nothing tells about is removed at the next start.
         self.forget(token)
+        self._store.drop(upload.temp if upload else TempShard(self._path(token), _NO_BUILDER))
 
     # Reading
 

@@ -17,6 +17,7 @@ from dostore.core.datafields import (
 )
 from dostore.core.model import Content
 from dostore.core.scheme import MAX_BLOCK_BYTES, MAX_SHARDS
+from dostore.core.shardfile import check_of
 from dostore.core.temp_state import MAX_NOTE_BYTES, Tail, TempAbout, TempState, parse_temp_state
 from dostore.errors import DostoreError, InvalidRequest, TooLarge
 from dostore.http.exchange import ANSWER_TIMEOUT_S, Answer, Field
@@ -120,11 +121,13 @@ class HttpTemps:
         return held or 0
 
     async def _patch(self, token: str, pieces: list[bytes], offset: int | None, owner: str) -> int:
-        fields = list(_owned(owner))
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        # It is part of what is signed.
+        fields = [*_owned(owner), (b"Digest", ShardDigest(check=check_of(body)).format())]
         if offset is not None:
             fields.append((b"Upload-Offset", b"%d" % offset))
         answer = await self._link.ask(
-            b"PATCH", b"/temp/" + token.encode("ascii", "replace"), fields, pieces, again=False
+            b"PATCH", b"/temp/" + token.encode("ascii", "replace"), fields, [body], again=False
         )
         self._expect(answer, 204)
         try:

@@ -88,7 +88,7 @@ class TempShards:
         self._files = TempFiles(node.store, boot_id() if boot is None else boot)
         self._uploads: dict[str, Upload] = {}
         self._busy: set[str] = set()
-        self._committing: set[str] = set()
+        self._committing: dict[str, Upload] = {}
         self._claims: dict[str, _Claim] = {}
         self._loading: dict[str, list[Deferred[None]]] = {}
 
@@ -119,9 +119,34 @@ class TempShards:
         """See ITempShards."""
         self._require_token(token)
         self._node.require(DriveState.LIVE, DriveState.READ_ONLY)
-        upload = await self._found(token)
-        tail = await self._reading(token, self._node.call(self._look, token))
-        return TempState(upload.about, upload.held, tail)
+        try:
+            upload = await self._found(token)
+            tail = await self._reading(token, self._node.call(self._look, token))
+        except NotFound:
+            committing = self._committing.get(token)
+            if committing is None:
+                return await self._committed(token)
+            # Its file is where it belongs already, but not durably.
+            upload, tail = committing, None
+        return TempState(
+            upload.about,
+            upload.held,
+            tail,
+            owner=upload.owner,
+            agreed=upload.agreed,
+        )
+
+    async def _committed(self, token: str) -> TempState:
+        """The state of a shard that is durable.
+
+        :raises NotFound: it is not, or that is not known any more.
+        """
+        about = await self._reading(token, self._node.call(self._files.committed, token))
+        if about is None or about.keep_s is None or about.hash is None or about.size is None:
+            raise self._gone(token)
+        if about.index not in self._node.held(about.hash):
+            raise self._gone(token)
+        return TempState(about, about.scheme.shard_size(about.size), committed=True)
 
     def _look(self, token: str) -> Tail | None:
         self._files.touch(token)
@@ -188,7 +213,7 @@ class TempShards:
                     f"{upload.held} bytes are held, not {offset}. Go on after those that are."
                 )
             try:
-                await self._pump(upload, source)
+                await self._pump(upload, source, owner)
             except OSError as error:
                 # The file knows better than the memory how far this came.
                 self._uploads.pop(token, None)
@@ -211,7 +236,7 @@ class TempShards:
         self._node.require(DriveState.LIVE)
         with self._alone(token, owner):
             upload = await self._take_up(token)
-            await self._writing(token, self._node.call(self._files.settle, upload, tail))
+            await self._writing(token, self._node.call(self._files.settle, upload, tail, owner))
 
     async def _writing(self, token: str, coro: Coroutine[Any, Any, T]) -> T:
         try:
@@ -232,7 +257,7 @@ class TempShards:
         except OSError as error:
             raise self._node.translated(error, "read a shard") from error
 
-    async def _pump(self, upload: Upload, source: IByteSource) -> None:
+    async def _pump(self, upload: Upload, source: IByteSource, owner: str) -> None:
         """Append what the source yields: one step is written while the next is read."""
         about = upload.about
         most = _MAX_SHARD_BYTES if about.size is None else about.scheme.shard_size(about.size)
@@ -246,7 +271,9 @@ class TempShards:
                 running, writing = writing, None
                 if running is not None:
                     await running
-                writing = Deferred.fromCoroutine(self._node.call(self._files.append, upload, data))
+                writing = Deferred.fromCoroutine(
+                    self._node.call(self._files.append, upload, data, owner)
+                )
         finally:
             try:
                 if writing is not None:
@@ -270,27 +297,30 @@ class TempShards:
         """See ITempShards."""
         self._node.require(DriveState.LIVE)
         with self._alone(token, owner):
-            upload = await self._take_up(token)
-            about = upload.about
-            self._committing.add(token)
             try:
-                if (
-                    about.scheme != content.scheme
-                    or about.hash not in (None, content.hash)
-                    or about.size not in (None, content.size)
-                ):
-                    raise InvalidRequest("The shard was begun as one of another content.")
+                upload = await self._take_up(token)
+            except NotFound:
+                _require_same((await self._committed(token)).about, content)
+                return
+            about = upload.about
+            self._committing[token] = upload
+            try:
+                _require_same(about, content)
                 await self._finish(upload, content, shard_hash)
                 await self._node.commit(content, about.index, (), upload.temp)
-            except (DostoreError, CancelledError):
+            except (DostoreError, CancelledError) as error:
                 self._uploads.pop(token, None)
-                self._drop_later(upload)
+                if about.keep_s is None or isinstance(error, InvalidRequest):
+                    self._drop_later(upload)
                 raise
             finally:
-                self._committing.discard(token)
+                del self._committing[token]
             self._uploads.pop(token, None)
-            self._claims.pop(token, None)
-            self._clean(lambda: self._files.forget(token))
+            if about.keep_s is None:
+                self._claims.pop(token, None)
+                self._clean(lambda: self._files.forget(token))
+            else:
+                self._clean(lambda: self._files.close_book(token))
 
     async def _finish(self, upload: Upload, content: Content, shard_hash: bytes | None) -> None:
         held = upload.held
@@ -357,6 +387,10 @@ class TempShards:
         self._renew(token, owner)
         try:
             yield
+        except NotFound:
+            # A claim on nothing.
+            self._claims.pop(token, None)
+            raise
         finally:
             self._busy.discard(token)
             if token in self._claims:
@@ -402,6 +436,15 @@ class TempShards:
     @staticmethod
     def _gone(token: str) -> NotFound:
         return NotFound("There is no such temporary shard (any more). Begin it anew.")
+
+
+def _require_same(about: TempAbout, content: Content) -> None:
+    if (
+        about.scheme != content.scheme
+        or about.hash not in (None, content.hash)
+        or about.size not in (None, content.size)
+    ):
+        raise InvalidRequest("The shard was begun as one of another content.")
 
 
 async def _next(source: IByteSource) -> bytes:

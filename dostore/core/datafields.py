@@ -125,20 +125,34 @@ def parse_indexes(text: str) -> tuple[int, ...]:
 # Digests
 
 
+#: In the order of the fields of ShardDigest.
+_DIGEST_BYTES = {
+    b"sha-256": HASH_BYTES,
+    b"dostore-shard": HASH_BYTES,
+    b"dostore-check": CHECK_BYTES,
+}
+
+
 @frozen(slots=True)
 class ShardDigest:
-    """What a shard's Digest field promises. Both may be absent.
+    """What a shard's Digest field promises. All may be absent.
 
-    :ivar body: the SHA-256 of the shard's plain bytes.
+    :ivar body: the SHA-256 of the plain bytes.
     :ivar shard: the shard hash, as it stands in the file's name.
+    :ivar check: the XXH3-128 of the plain bytes.
     """
 
     body: bytes | None = None
     shard: bytes | None = None
+    check: bytes | None = None
 
     def format(self) -> bytes:
         """The Digest field."""
-        named = ((b"SHA-256", self.body), (b"dostore-shard", self.shard))
+        named = (
+            (b"SHA-256", self.body),
+            (b"dostore-shard", self.shard),
+            (b"dostore-check", self.check),
+        )
         return b",".join(b"%b=%b" % (n, base64.b64encode(d)) for n, d in named if d is not None)
 
     @classmethod
@@ -151,20 +165,22 @@ class ShardDigest:
         for item in (field or b"").split(b","):
             algorithm, _, value = item.strip(b" \t").partition(b"=")
             algorithm = algorithm.lower()
-            if algorithm not in (b"sha-256", b"dostore-shard"):
+            if algorithm not in _DIGEST_BYTES:
                 continue
             try:
                 digest = base64.b64decode(value, validate=True)
             except binascii.Error as error:
                 raise _bad_digest() from error
-            if len(digest) != HASH_BYTES or algorithm in found:
+            if len(digest) != _DIGEST_BYTES[algorithm] or algorithm in found:
                 raise _bad_digest()
             found[algorithm] = digest
-        return cls(found.get(b"sha-256"), found.get(b"dostore-shard"))
+        return cls(*map(found.get, _DIGEST_BYTES))
 
 
 def _bad_digest() -> InvalidRequest:
-    return InvalidRequest("A digest is the base64 of 32 bytes, and each kind is there once.")
+    return InvalidRequest(
+        "A digest is the base64 of 32 bytes, a check that of 16, and each kind is there once."
+    )
 
 
 # Ranges

@@ -4,7 +4,7 @@
 
     state = line LF tail
     line  = JSON: index, scheme [k, m, block size], hash, size, keep, note (base64), held, start,
-            check
+            check, committed, agreed, owner
 
 ``start`` is null when there is no tail; ``check`` is the XXH3-128 of the tail, in hexadecimal.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 from attrs import field, frozen
 
@@ -20,6 +21,8 @@ from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import check_of
 from dostore.errors import DostoreError, InvalidRequest
+
+_OWNER = re.compile("(?:[0-9a-f]{32})?")
 
 #: Bytes that the opener of a temporary shard may have kept with it.
 MAX_NOTE_BYTES = 32 * 1024
@@ -59,11 +62,18 @@ class TempState:
     """How far a temporary shard has come.
 
     :ivar held: plain bytes of the shard: whole blocks, the last of which may be a short one.
+    :ivar committed: it has become a durable shard.
+    :ivar owner: who wrote to it last; empty: nobody, or it is not known.
+    :ivar agreed: plain bytes, from the first on, that were here when that owner began, or were
+        settled since.
     """
 
     about: TempAbout
     held: int
     tail: Tail | None = None
+    committed: bool = False
+    owner: str = ""
+    agreed: int = 0
 
 
 def format_temp_state(state: TempState) -> bytes:
@@ -81,6 +91,9 @@ def format_temp_state(state: TempState) -> bytes:
         "held": state.held,
         "start": None if tail is None else tail.start,
         "check": check_of(data).hex(),
+        "committed": state.committed,
+        "agreed": state.agreed,
+        "owner": state.owner,
     }
     return json.dumps(fields).encode("ascii") + b"\n" + data
 
@@ -97,7 +110,10 @@ def parse_temp_state(data: bytes) -> TempState:
             raise ValueError("the tail does not match its check")
         held, start, index = fields["held"], fields["start"], fields["index"]
         content_hash, size, keep_s = fields["hash"], fields["size"], fields["keep"]
-        numbers = (held, index, *(n for n in (start, size, keep_s) if n is not None))
+        committed, agreed, owner = fields["committed"], fields["agreed"], fields["owner"]
+        if type(committed) is not bool or not _OWNER.fullmatch(owner):
+            raise ValueError("a field is of another kind")
+        numbers = (held, index, agreed, *(n for n in (start, size, keep_s) if n is not None))
         if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
             raise ValueError("a number is none")
         about = TempAbout(
@@ -110,4 +126,5 @@ def parse_temp_state(data: bytes) -> TempState:
         )
     except (ValueError, KeyError, TypeError, AttributeError, DostoreError) as error:
         raise InvalidRequest("That is no state of a temporary shard.") from error
-    return TempState(about, held, None if start is None else Tail(start, rest))
+    tail = None if start is None else Tail(start, rest)
+    return TempState(about, held, tail, committed, owner, agreed)

@@ -351,14 +351,17 @@ class StartTests(TempCase):
         (temp / ("c" * 32 + ".json")).write_bytes(b"{}")
         (temp / "probe-1").write_bytes(b"")
         self.start()
-        self.assertEqual(self.server.temp_files_removed, 3)
-        self.assertEqual(self.server.names("temp"), [token, token + ".index", token + ".json"])
+        self.assertEqual(self.server.temp_files_removed, 2)
+        left = [token, token + ".index", token + ".json", "c" * 32 + ".json"]
+        self.assertEqual(self.server.names("temp"), sorted(left))
+        with self.assertRaises(NotFound):
+            await self.temp.about("c" * 32)
         state = await self.temp.about(token)
         self.assertEqual(state.about, TempAbout(4, SCHEME, what.content.hash, what.content.size))
         self.assertEqual((state.held, state.tail), (2 * BLOCK, None))
 
     async def test_after_a_crash_in_a_commit(self) -> None:
-        """The shard is there; what told about it goes with the next start."""
+        """The shard is there; what told about it is swept."""
         what = sample(10 * SCHEME.stripe_size)
         token = await self.begin(what)
         await self.append(token, what.plain(0))
@@ -367,8 +370,37 @@ class StartTests(TempCase):
         self.assertEqual(self.server.names("temp"), [token + ".index", token + ".json"])
         self.files.lift_all()
         self.start()
+        with self.assertRaises(NotFound):
+            await self.temp.about(token)
+        self.backdate(ABANDONED_AFTER_S + 1)
+        self.assertEqual(await self.temp.sweep(), 1)
         self.assertEqual(self.server.names("temp"), [])
         self.assertEqual(await self.shard(what, 0), what.plain(0))
+
+    async def test_committed_is_swept(self) -> None:
+        """That a shard was committed is forgotten after as long as it was to be kept; the shard
+        stays. Of one that was removed meanwhile nothing is known.
+        """
+        what = sample(10 * SCHEME.stripe_size)
+        content = what.content
+        for deleted in (False, True):
+            about = TempAbout(0, content.scheme, content.hash, content.size, b"", 60)
+            token = await self.temp.open(about)
+            await self.append(token, what.plain(0))
+            self.backdate(50)
+            await self.temp.commit(token, content, None)
+            self.assertEqual(self.server.names("temp"), [token + ".json"])
+            self.now = os.stat(self.folder).st_mtime + 59
+            self.assertEqual(await self.temp.sweep(), 0)
+            self.assertTrue((await self.temp.about(token)).committed)
+            if deleted:
+                await self.server.node.discard(content.hash, 0)
+                with self.assertRaises(NotFound):
+                    await self.temp.about(token)
+            self.backdate(61)
+            self.assertEqual(await self.temp.sweep(), 1)
+            self.assertEqual(self.server.names("temp"), [])
+        self.assertEqual(self.server.names("objects"), [])
 
     async def test_damaged_words(self) -> None:
         """What tells about a shard and cannot be read: the shard is given up."""
@@ -613,6 +645,29 @@ class FaultTests(TempCase):
             fault.lift()
             self.server.node.recover()
             self.assertEqual((self.server.names("temp"), self.server.names("objects")), ([], []))
+
+    async def test_no_room_for_the_end(self) -> None:
+        """A shard that is to be kept is committed when there is room again."""
+        what = sample(10 * SCHEME.stripe_size)
+        content = what.content
+        token = await self.temp.open(
+            TempAbout(0, content.scheme, content.hash, content.size, b"", 60)
+        )
+        await self.append(token, what.plain(0))
+        for torn in (0, 100):
+            fault = self.files.fail(
+                str(self.folder.absolute()),
+                errno.ENOSPC,
+                operations={"write"},
+                torn_bytes=torn,
+            )
+            with self.assertRaises(NoSpace):
+                await self.temp.commit(token, content, None)
+            fault.lift()
+            self.server.node.recover()
+        self.assertEqual((await self.temp.about(token)).held, len(what.plain(0)))
+        await self.temp.commit(token, content, None)
+        self.assertEqual(await self.shard(what, 0), what.plain(0))
 
     async def test_begin_fails(self) -> None:
         """A drive that takes no file takes no shard."""

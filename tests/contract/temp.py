@@ -19,7 +19,7 @@ from dostore.errors import (
     NotFound,
     TooLarge,
 )
-from dostore.ports import CLAIM_S, MAX_NOTE_BYTES, ITempShards, Tail, TempAbout
+from dostore.ports import CLAIM_S, MAX_NOTE_BYTES, ITempShards, Tail, TempAbout, TempState
 from tests.support.machine import Bytes
 from tests.support.shards import SCHEME, Sample, sample
 
@@ -265,6 +265,36 @@ class TempContract(_Base):
         temps = await self.restart(temps)
         await temps.claim(token, OTHER)
 
+    async def test_who_wrote_last(self) -> None:
+        """It is told, over a restart too, and how much of what is held is from before that, or was
+        settled since.
+        """
+        temps = await self.make_temps()
+        token = await temps.open(self.about(sample(20 * SCHEME.stripe_size)))
+        self.assertEqual(await self.wrote(temps, token), ("", 0, 0))
+        await self.append(temps, token, bytes(3 * BLOCK), 0, OWNER)
+        for _ in range(2):
+            self.assertEqual(await self.wrote(temps, token), (OWNER, 0, 3))
+            temps = await self.restart(temps)
+        await temps.settle(token, None, OWNER)
+        await self.append(temps, token, bytes(2 * BLOCK), 3 * BLOCK, OWNER)
+        self.assertEqual(await self.wrote(temps, token), (OWNER, 3, 5))
+        await temps.release(token, OWNER)
+        await self.append(temps, token, bytes(BLOCK), 5 * BLOCK, OTHER)
+        for _ in range(2):
+            self.assertEqual(await self.wrote(temps, token), (OTHER, 5, 6))
+            temps = await self.restart(temps)
+        await temps.cut(token, 2 * BLOCK, OTHER)
+        await self.append(temps, token, bytes(2 * BLOCK), 2 * BLOCK, OTHER)
+        owner, agreed, held = await self.wrote(temps, token)
+        self.assertEqual((owner, held), (OTHER, 4))
+        self.assertLessEqual(agreed, 2)
+
+    async def wrote(self, temps: ITempShards, token: str) -> tuple[str, int, int]:
+        """Who wrote last, and how many blocks are agreed upon and held."""
+        state = await temps.about(token)
+        return state.owner, state.agreed // BLOCK, state.held // BLOCK
+
     async def test_damage(self) -> None:
         """A block that is not what was appended is not given out."""
         temps = await self.make_temps()
@@ -279,13 +309,36 @@ class TempContract(_Base):
         )
 
     async def test_commit(self) -> None:
-        """It is no temporary shard any more."""
+        """It is no temporary shard any more. How it ended is known if it was to be kept, over a
+        restart and as often as it is asked, until it is dropped.
+        """
         temps = await self.make_temps()
         what = sample(10 * SCHEME.stripe_size + 5)
-        token = await temps.open(self.about(what))
-        await self.append(temps, token, what.plain(1))
-        await temps.commit(token, what.content, None)
-        await self.assert_gone(temps, token)
+        other = sample(10 * SCHEME.stripe_size + 5, 1)
+        content = what.content
+        for keep_s in (None, 60):
+            about = TempAbout(1, content.scheme, content.hash, content.size, b"note", keep_s)
+            token = await temps.open(about)
+            await self.append(temps, token, what.plain(1))
+            await temps.claim(token, OWNER)
+            await temps.commit(token, content, None, OWNER)
+            if keep_s is None:
+                await self.assert_gone(temps, token)
+                continue
+            committed = TempState(about, len(what.plain(1)), committed=True)
+            with self.assertRaises(Conflict):
+                await temps.claim(token, OTHER)
+            self.assertEqual(await temps.claim(token, OWNER), committed)
+            for _ in range(2):
+                self.assertEqual(await temps.about(token), committed)
+                self.assertEqual(await temps.claim(token, OWNER), committed)
+                await temps.commit(token, content, None, OWNER)
+                with self.assertRaises(InvalidRequest):
+                    await temps.commit(token, other.content, None, OWNER)
+                await self.assert_unchangeable(temps, token)
+                temps = await self.restart(temps)
+            await temps.drop(token)
+            await self.assert_gone(temps, token)
 
     async def test_no_shard_of_it(self) -> None:
         """Too few bytes, or another content: nothing is kept."""
@@ -315,14 +368,22 @@ class TempContract(_Base):
 
     async def assert_gone(self, temps: ITempShards, token: str) -> None:
         """Nothing is known of it."""
+        await self.assert_unchangeable(temps, token)
         for call in (
             lambda: temps.about(token),
             lambda: temps.claim(token, OWNER),
-            lambda: self.append(temps, token, b""),
-            lambda: temps.cut(token, 0),
-            lambda: temps.settle(token, None),
-            lambda: temps.read(token, 0, 1),
             lambda: temps.commit(token, sample(1).content, None),
+        ):
+            with self.assertRaises(NotFound):
+                await call()
+
+    async def assert_unchangeable(self, temps: ITempShards, token: str) -> None:
+        """It is no temporary shard (any more)."""
+        for call in (
+            lambda: self.append(temps, token, b"", None, OWNER),
+            lambda: temps.cut(token, 0, OWNER),
+            lambda: temps.settle(token, None, OWNER),
+            lambda: temps.read(token, 0, 1),
         ):
             with self.assertRaises(NotFound):
                 await call()

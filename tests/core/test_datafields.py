@@ -128,10 +128,12 @@ class DigestTests(SyncTestCase):
     """What a Digest field promises of a shard."""
 
     @prove
-    @given(st.none() | digests, st.none() | digests)
-    def test_round_trip(self, body: bytes | None, shard: bytes | None) -> None:
-        """Both, either or none."""
-        digest = ShardDigest(body, shard)
+    @given(
+        st.none() | digests, st.none() | digests, st.none() | st.binary(min_size=16, max_size=16)
+    )
+    def test_round_trip(self, body: bytes | None, shard: bytes | None, check: bytes | None) -> None:
+        """All, some or none."""
+        digest = ShardDigest(body, shard, check)
         self.assertEqual(ShardDigest.parse(digest.format()), digest)
 
     def test_others(self) -> None:
@@ -149,6 +151,7 @@ class DigestTests(SyncTestCase):
             b"SHA-256=",
             b"SHA-256=!" + value,
             b"dostore-shard=YWJj",
+            b"dostore-check=" + value,
             b"SHA-256=%b,SHA-256=%b" % (value, value),
         ):
             self.assertRaises(InvalidRequest, ShardDigest.parse, field)

@@ -38,6 +38,9 @@ class StateTests(SyncTestCase):
         keep_s=st.none() | st.integers(0, 10**9),
         held=st.integers(0, 2**63 - 1),
         tail=st.none() | st.builds(Tail, st.integers(0, 2**62), st.binary(max_size=100)),
+        committed=st.booleans(),
+        owner=st.sampled_from(["", "0123456789abcdef" * 2]),
+        agreed=st.integers(0, 2**63 - 1),
     )
     @prove
     def test_round_trip(
@@ -50,10 +53,13 @@ class StateTests(SyncTestCase):
         keep_s: int | None,
         held: int,
         tail: Tail | None,
+        committed: bool,
+        owner: str,
+        agreed: int,
     ) -> None:
         """What was formatted is read."""
         about = TempAbout(index, scheme, content_hash, size, note, keep_s)
-        state = TempState(about, held, tail)
+        state = TempState(about, held, tail, committed, owner, agreed)
         self.assertEqual(parse_temp_state(format_temp_state(state)), state)
 
     def test_wrong(self) -> None:
@@ -64,6 +70,8 @@ class StateTests(SyncTestCase):
         nullable = ("hash", "size", "keep", "start")
         for name in fields:
             for value in (-1, "x", 1 << 63, 1.5, True, *((None,) if name not in nullable else ())):
+                if (name, value) == ("committed", True):
+                    continue
                 changed = json.dumps({**fields, name: value}).encode() + b"\n" + tail
                 self.assertRaises(InvalidRequest, parse_temp_state, changed)
             less = {key: value for key, value in fields.items() if key != name}

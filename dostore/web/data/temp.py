@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+from zope.interface import implementer
+
 from dostore.core.datafields import (
     ShardDigest,
     format_scheme,
@@ -16,6 +18,7 @@ from dostore.core.datafields import (
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import MAX_BLOCK_BYTES, MAX_SHARDS
+from dostore.core.shardfile import check_of
 from dostore.core.temp_state import (
     MAX_NOTE_BYTES,
     Tail,
@@ -31,7 +34,7 @@ from dostore.errors import (
     ShardMissing,
     TooLarge,
 )
-from dostore.ports import IShardNode, ITempShards
+from dostore.ports import IByteSource, IShardNode, ITempShards
 from dostore.web.data.claims import Claims, ShardConflict
 from dostore.web.data.shards import STEP_BYTES, answer_conflict
 from dostore.web.problem import CONTENT_TYPE, problem
@@ -40,6 +43,9 @@ from dostore.web.resource import Resource
 
 #: A tail is shorter than a stripe of the largest scheme.
 _MAX_TAIL_BYTES = MAX_SHARDS * MAX_BLOCK_BYTES
+
+#: Of a body that is checked before a byte of it is appended.
+MAX_CHECKED_BYTES = 8 << 20
 
 _OWNER = re.compile("[0-9a-f]{32}")
 
@@ -96,7 +102,11 @@ class Temp:
         offset = parse_size(request.field(b"upload-offset"), "Upload-Offset")
         if request.body_length is None and not request.chunked:
             raise LengthRequired("Send Content-Length, or the body in chunks.")
-        held = await self._temp.append(_token(rest), request.body, offset, _owner(request))
+        source: IByteSource = request.body
+        if ShardDigest.parse(request.field(b"digest")).check is not None:
+            # Not a byte of it counts before all of it was found right.
+            source = _Whole(await _whole_body(request, MAX_CHECKED_BYTES))
+        held = await self._temp.append(_token(rest), source, offset, _owner(request))
         request.respond(204, [_offset(held)])
 
     async def get(self, request: Request, rest: bytes) -> None:
@@ -190,12 +200,13 @@ class Temp:
         digest = ShardDigest.parse(request.field(b"digest"))
         try:
             async with self._claims.claim(content_hash, about.index):
-                if await self._is_here(content, about.index):
+                if about.keep_s is None and await self._is_here(content, about.index):
                     await self._temp.drop(token)
                 else:
                     await self._temp.commit(token, content, digest.shard, _owner(request))
         except ShardConflict as error:
-            await self._temp.drop(token)
+            if about.keep_s is None:
+                await self._temp.drop(token)
             answer_conflict(request, error)
             return
         request.respond(200, [(b"X-Shard", b"%d" % about.index)])
@@ -212,6 +223,23 @@ class Temp:
         """``DELETE /temp/<uuid>``."""
         await self._temp.drop(_token(rest))
         request.respond(204, [])
+
+
+@implementer(IByteSource)
+class _Whole:
+    """A body that is here."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+
+    async def read(self, size: int) -> bytes:
+        """See IByteSource."""
+        taken, self._body = self._body[:size], self._body[size:]
+        return bytes(taken)
+
+    async def read_some(self, size: int) -> bytes:
+        """See IByteSource."""
+        return await self.read(size)
 
 
 def _token(rest: bytes) -> str:
@@ -232,9 +260,11 @@ async def _whole_body(request: Request, limit: int) -> bytes:
     request.body.limit = limit
     # A byte more than is taken shows that there are more.
     body = await request.body.read(limit + 1)
-    digest = ShardDigest.parse(request.field(b"digest")).body
-    if digest is not None and hashlib.sha256(body).digest() != digest:
+    digest = ShardDigest.parse(request.field(b"digest"))
+    if digest.body is not None and hashlib.sha256(body).digest() != digest.body:
         raise InvalidRequest("The body's SHA-256 is not that of the Digest field.")
+    if digest.check is not None and check_of(body) != digest.check:
+        raise InvalidRequest("The body's check is not that of the Digest field.")
     return body
 
 

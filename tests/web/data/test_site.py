@@ -10,10 +10,11 @@ from dostore.adapters.http_link import HttpLink
 from dostore.adapters.node_local import DriveState
 from dostore.core.datafields import ShardDigest, block_lengths, unframe
 from dostore.core.scheme import Scheme
-from dostore.core.shardfile import ShardFileBuilder
+from dostore.core.shardfile import ShardFileBuilder, check_of
 from dostore.http.body import Broken
 from dostore.http.exchange import Answer
 from dostore.web.data.shards import MAX_PUT_BYTES, STEP_BYTES
+from dostore.web.data.temp import MAX_CHECKED_BYTES
 from tests.support.data_server import DataServerCase
 from tests.support.shards import SCHEME, Sample, sample
 
@@ -319,6 +320,20 @@ class TempTests(SiteCase):
         self.assertEqual(answer.status, 201)
         self.assertEqual(self.field(answer, "Location"), "/temp/" + answer.body.decode())
         return "/temp/" + answer.body.decode()
+
+    async def test_checked(self) -> None:
+        """A body that is not what its check says is not appended, nor one that is too long for
+        that.
+        """
+        temp = await self.begin(f"/temp/{PATH}.1", Size="36")
+        right = ShardDigest(check=check_of(SEED[9:12])).format().decode()
+        for body, status in ((SEED[9:12], 204), (SEED[9:13], 400), (b"", 400)):
+            self.assertEqual(await self.status("PATCH", temp, body, Digest=right), status)
+        self.assertEqual((await self.ask("GET", temp)).body, SEED[9:12])
+        long = bytes(MAX_CHECKED_BYTES + 1)
+        digest = ShardDigest(check=check_of(long)).format().decode()
+        self.assertEqual(await self.status("PATCH", temp, long, Digest=digest), 413)
+        self.assertEqual(await self.status("PATCH", temp, b"x", Digest="dostore-check=x"), 400)
 
     async def test_as_designed(self) -> None:
         """POST with Size, PATCH, HEAD, GET and PUT, with nothing that only a dostore knows."""
