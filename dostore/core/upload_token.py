@@ -4,13 +4,15 @@
 
     token   = base64url without padding of: body, mac
     body    = version (u8), opened (u48, ms), expires (u48, ms), upload id (16 bytes),
-              hash (32 bytes), size (u64), k (u8), m (u8), block size (u32), names
-    names   = length (u16) and UTF-8 of the object's name, then of each shard's node's address, in
-              the order of the shards' indexes; of length 0: that shard was not begun
+              hash (32 bytes), size (u64), k (u8), m (u8), block size (u32), nodes (u8), node ...,
+              name (UTF-8)
+    node    = the first 8 bytes of SHA-256(address) of the node that keeps the shard, in the order
+              of the shards' indexes; zeros: that shard was not begun
     mac     = the first 16 bytes of HMAC-SHA256(key, "dostore upload token" NUL body)
 
 Numbers are big-endian, times count from the epoch. The temporary shards go by tokens of their own,
-which follow from the upload's id.
+which follow from the upload's id. However long names and addresses are, a token has less than 2,000
+characters, which fits where URLs of 2 KB do, and it tells nobody where the nodes are.
 """
 
 from __future__ import annotations
@@ -25,17 +27,18 @@ from attrs import field, frozen
 
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.errors import InvalidName, NotFound
+from dostore.errors import NotFound
 
 VERSION = 1
 ID_BYTES = 16
 MAC_BYTES = 16
+NODE_BYTES = 8
 
-#: A longer token would not fit where URLs of 2 KB do.
+#: No token is longer: one of a name of 1,024 bytes and the most shards that there can be is not.
 MAX_TOKEN_CHARACTERS = 2000
 
-_HEAD = struct.Struct(">B6s6s16s32sQBBI")
-_LENGTH = struct.Struct(">H")
+_NO_NODE = bytes(NODE_BYTES)
+_HEAD = struct.Struct(">B6s6s16s32sQBBIB")
 _LABEL = b"dostore upload token\0"
 
 
@@ -44,8 +47,8 @@ class UploadToken:
     """What a token says.
 
     :ivar upload: its id, which nobody can guess.
-    :ivar addresses: of the nodes that keep the temporary shards, by the shards' indexes; empty: no
-        node has that one.
+    :ivar nodes: what :func:`node_id` makes of the addresses of the nodes that keep the temporary
+        shards, by the shards' indexes; None: no node has that one.
     :ivar opened: when it was opened, in milliseconds since the epoch.
     :ivar expires: when the token is no longer taken, likewise.
     """
@@ -55,17 +58,14 @@ class UploadToken:
     size: int
     scheme: Scheme
     upload: bytes = field(repr=False)
-    addresses: tuple[str, ...]
+    nodes: tuple[bytes | None, ...]
     opened: int
     expires: int
 
     def seal(self, key: bytes) -> str:
-        """The token's text.
-
-        :raises InvalidName: it would be too long.
-        """
+        """The token's text."""
         scheme = self.scheme
-        body = _HEAD.pack(
+        head = _HEAD.pack(
             VERSION,
             self.opened.to_bytes(6, "big"),
             self.expires.to_bytes(6, "big"),
@@ -75,17 +75,10 @@ class UploadToken:
             scheme.k,
             scheme.m,
             scheme.block_size,
+            len(self.nodes),
         )
-        for text in (self.name, *self.addresses):
-            encoded = text.encode("utf-8")
-            body += _LENGTH.pack(len(encoded)) + encoded
-        token = base64.urlsafe_b64encode(body + _mac(key, body)).rstrip(b"=").decode("ascii")
-        if len(token) > MAX_TOKEN_CHARACTERS:
-            raise InvalidName(
-                "The name is too long for a resumable upload to nodes with names as long as these"
-                " have. Choose a shorter one, or send the object in one PUT."
-            )
-        return token
+        body = head + b"".join(node or _NO_NODE for node in self.nodes) + self.name.encode("utf-8")
+        return base64.urlsafe_b64encode(body + _mac(key, body)).rstrip(b"=").decode("ascii")
 
     @classmethod
     def open(cls, text: str, key: bytes, now: float) -> UploadToken:
@@ -118,32 +111,37 @@ class UploadToken:
     def _parse(cls, body: bytes) -> UploadToken:
         """Read a body that was made here, or by another version of this program."""
         try:
-            version, opened, expires, upload, digest, size, k, m, block = _HEAD.unpack_from(body)
+            version, opened, expires, upload, digest, size, k, m, block, count = _HEAD.unpack_from(
+                body
+            )
             if version != VERSION:
                 raise ValueError("another version")
-            names = []
-            at = _HEAD.size
-            while at < len(body):
-                (length,) = _LENGTH.unpack_from(body, at)
-                at += _LENGTH.size + length
-                names.append(body[at - length : at].decode("utf-8"))
+            end = _HEAD.size + count * NODE_BYTES
+            if end > len(body):
+                raise ValueError("a node is missing")
+            nodes = [body[at : at + NODE_BYTES] for at in range(_HEAD.size, end, NODE_BYTES)]
             return cls(
-                names[0],
+                body[end:].decode("utf-8"),
                 ContentHash(digest),
                 size,
                 Scheme(k, m, block),
                 upload,
-                tuple(names[1:]),
+                tuple(None if node == _NO_NODE else node for node in nodes),
                 int.from_bytes(opened, "big"),
                 int.from_bytes(expires, "big"),
             )
-        except (ValueError, IndexError, struct.error) as error:
+        except (ValueError, struct.error) as error:
             raise no_such_upload() from error
 
     def shard_token(self, index: int) -> str:
         """What the temporary shard ``index`` goes by."""
         digest = hashlib.sha256(b"dostore temporary shard\0" + self.upload + bytes([index]))
         return digest.hexdigest()[:32]
+
+
+def node_id(address: str) -> bytes:
+    """What tokens call a node: short, and the same for everybody."""
+    return hashlib.sha256(address.encode("utf-8")).digest()[:NODE_BYTES]
 
 
 def derive_key(secret: bytes) -> bytes:

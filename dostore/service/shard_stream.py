@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -19,7 +20,7 @@ WRITE_GRACE_S = PUT_GRACE_S
 
 
 def refusal(
-    outcomes: Mapping[IShardNode, Outcome[None] | None], done: int, quorum: int
+    outcomes: Mapping[IShardNode, Outcome[Any] | None], done: int, quorum: int
 ) -> DostoreError:
     """The error for a write that too few nodes took."""
     failed = {

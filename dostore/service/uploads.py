@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -17,7 +16,6 @@ from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from dostore.background import Background
 from dostore.core.httpfields import created_seconds, write_check
@@ -25,18 +23,15 @@ from dostore.core.model import Content, Version
 from dostore.core.names import ContentHash
 from dostore.core.schemes import Schemes
 from dostore.core.stripes import Block
-from dostore.core.upload_token import ID_BYTES, UploadToken, no_such_upload
+from dostore.core.upload_token import ID_BYTES, UploadToken, no_such_upload, node_id
 from dostore.errors import (
     DigestMismatch,
-    DostoreError,
     InvalidRequest,
     NotFound,
-    QuorumNotMet,
     RangeNotSatisfiable,
 )
-from dostore.fanout import gather, gather_quorum, with_timeout
+from dostore.fanout import gather_quorum
 from dostore.ports import (
-    CLAIM_S,
     MAX_NOTE_BYTES,
     Check,
     IByteSource,
@@ -45,11 +40,12 @@ from dostore.ports import (
     IWorkers,
     TempAbout,
 )
+from dostore.service.held_stripes import READ_STRIPES
+from dostore.service.shard_stream import refusal
 from dostore.service.stats import Stats
-from dostore.service.upload_shards import GRACE_S, READ_STRIPES, UploadShards
+from dostore.service.upload_part import Hashes, UploadPart, too_much
+from dostore.service.upload_shards import GRACE_S, RENEW_S, UploadShards
 from dostore.service.writing import ContentWriter
-
-_log = Logger()
 
 #: How long an upload that nobody touches is kept.
 DEFAULT_TTL_S = 24 * 3600
@@ -57,14 +53,8 @@ DEFAULT_TTL_S = 24 * 3600
 #: How long a token is taken, or as long as the upload is kept when that is longer.
 TOKEN_LIFE_S = 30 * 24 * 3600
 
-#: Bytes of content that are hashed, encoded and written at a time.
-BATCH_BYTES = 1 << 20
-
-#: What has come is on the nodes after so many seconds, however slow the line.
-FLUSH_S = 5.0
-
-#: Uploads whose hash so far is remembered. Of others it is computed at the end, by reading back.
-_HASHES = 1024
+#: Versions of a name among which that of an upload is looked for.
+_LOOKED_BACK = 100
 
 #: Versions are told apart from those before the upload, by clocks that differ by so much at most.
 _SKEW_MS = 60_000
@@ -174,7 +164,7 @@ class Uploads:
         self._background = background
         self._ttl_s = ttl_s
         self._instant = instant
-        self._hashes = _Hashes()
+        self._hashes = Hashes()
 
     # Opening
 
@@ -208,12 +198,13 @@ class Uploads:
             size,
             scheme,
             secrets.token_bytes(ID_BYTES),
-            tuple(nodes[index].address if index in nodes else "" for index in range(scheme.shards)),
+            tuple(
+                node_id(nodes[index].address) if index in nodes else None
+                for index in range(scheme.shards)
+            ),
             opened,
             opened + max(TOKEN_LIFE_S, self._ttl_s) * 1000,
         )
-        # Before anything is written: it may be too long.
-        token.seal(await self._key())
         outcomes = await gather_quorum(
             [
                 node.temps.open(
@@ -228,11 +219,8 @@ class Uploads:
         )
         opened_there = sum(1 for outcome in outcomes if outcome is not None and outcome.ok)
         if opened_there < quorum:
-            self._shards(token).abort()
-            raise QuorumNotMet(
-                f"{opened_there} nodes began their shard; an upload needs {quorum}. Try again"
-                " later."
-            )
+            self._shards(token).forget()
+            raise refusal(dict(zip(nodes.values(), outcomes, strict=True)), opened_there, quorum)
         return token
 
     def _shards(self, token: UploadToken) -> UploadShards:
@@ -256,22 +244,31 @@ class Uploads:
         :raises NotFound: there is no such upload, or not any more.
         """
         token = await self._read(text)
+        shards = self._shards(token)
         try:
-            return Progress(await self._shards(token).look())
+            held = await shards.look()
         except NotFound:
             return await self._completed(token)
+        version = await self._version_of(token) if shards.committed else None
+        return Progress(held, version)
 
     async def _completed(self, token: UploadToken) -> Progress:
         """What became of an upload whose shards are gone: perhaps the client did not hear of it."""
-        version = await self._metadata.latest(token.name)
-        if (
-            version is None
-            or version.content is None
-            or version.content.hash != token.hash
-            or created_seconds(version) * 1000 < token.opened - _SKEW_MS
-        ):
+        version = await self._version_of(token)
+        if version is None:
             raise no_such_upload()
         return Progress(token.size, version)
+
+    async def _version_of(self, token: UploadToken) -> Version | None:
+        """The version that an upload has become; None: there is none."""
+        version = await self._metadata.latest(token.name)
+        for _ in range(_LOOKED_BACK):
+            if version is None or created_seconds(version) * 1000 < token.opened - _SKEW_MS:
+                return None
+            if version.content is not None and version.content.hash == token.hash:
+                return version
+            version = await self._metadata.get(token.name, version.number - 1)
+        return None
 
     async def drop(self, text: str) -> None:
         """Give an upload up.
@@ -302,13 +299,15 @@ class Uploads:
         """
         token = await self._read(text)
         if first + (length or 0) > token.size:
-            raise _too_much(token)
+            raise too_much(token)
         shards = self._shards(token)
         try:
             await shards.claim()
         except NotFound:
             return await self._completed(token)
         async with self._claimed(shards):
+            if shards.committed:
+                return Progress(token.size, await self._resume_end(token, shards))
             self._stats.upload_parts += 1
             if first > shards.held:
                 raise RangeNotSatisfiable(
@@ -316,7 +315,15 @@ class Uploads:
                     size=shards.held,
                 )
             await shards.align()
-            part = _Part(self, token, shards, source, shards.held - first)
+            part = UploadPart(
+                token,
+                shards,
+                source,
+                shards.held - first,
+                hashes=self._hashes,
+                workers=self._workers,
+                clock=self._clock,
+            )
             await part.receive()
             if part.offset < token.size:
                 return Progress(part.offset)
@@ -328,7 +335,7 @@ class Uploads:
 
         async def renew() -> None:
             while True:
-                await deferLater(self._clock, CLAIM_S / 3)
+                await deferLater(self._clock, RENEW_S)
                 await shards.renew()
 
         renewing = Deferred.fromCoroutine(renew())
@@ -341,7 +348,9 @@ class Uploads:
 
     # Completing
 
-    async def _complete(self, token: UploadToken, shards: UploadShards, part: _Part) -> Version:
+    async def _complete(
+        self, token: UploadToken, shards: UploadShards, part: UploadPart
+    ) -> Version:
         found = await self._hash(token, shards, part)
         if found != token.hash:
             self._hashes.forget(token)
@@ -355,183 +364,47 @@ class Uploads:
         await self._precheck(token.name, wanted)
         if part.pending:
             await shards.append(part.pending)
+        return await self._end(token, shards, wanted)
+
+    async def _end(self, token: UploadToken, shards: UploadShards, wanted: Wanted) -> Version:
+        """Make durable shards of what came, and a version. Whatever fails can be tried again."""
         content = Content(token.hash, token.size, token.scheme)
-        try:
-            content = await self._writer.take_over(content, shards)
-        except DostoreError:
-            # Some may be no temporary shards any more, and the rest is of no use.
-            shards.abort()
-            raise
+        content = await self._writer.take_over(content, shards)
         version = await self._publish(token.name, content, wanted)
+        shards.forget()
         self._hashes.forget(token)
         self._stats.uploads_completed += 1
         return version
 
-    async def _hash(self, token: UploadToken, shards: UploadShards, part: _Part) -> ContentHash:
+    async def _resume_end(self, token: UploadToken, shards: UploadShards) -> Version:
+        """The end of an upload that failed, or whose server died, after the hash was checked."""
+        version = await self._version_of(token)
+        if version is not None:
+            shards.forget()
+            return version
+        wanted = Wanted.from_note(shards.note)
+        await self._precheck(token.name, wanted)
+        if len(shards.nodes) < self._schemes.quorum_of(token.scheme):
+            # What is missing is no temporary shard any more, or was lost since.
+            await self._writer.restore(token.hash)
+        return await self._end(token, shards, wanted)
+
+    async def _hash(
+        self, token: UploadToken, shards: UploadShards, part: UploadPart
+    ) -> ContentHash:
         """The SHA-256 of all of the content: what of it is not known yet is read back."""
         if part.hasher is not None:
             return ContentHash(part.hasher.digest())
-        at, hasher = self._hashes.recall(token)
+        at, hasher = self._hashes.recall(token, shards.last_owner)
         stripe = token.scheme.stripe_size
-        while at < shards.stripes * stripe:
+        end = token.size - len(part.pending)
+        while at < end:
             first = at // stripe
             pieces = await shards.read(first, min(READ_STRIPES, shards.stripes - first))
             await self._workers.run(_update, hasher, pieces, at - first * stripe)
             at = first * stripe + sum(map(len, pieces))
-        hasher.update(memoryview(part.pending)[at - shards.stripes * stripe :])
+        hasher.update(memoryview(part.pending)[at - end :])
         return ContentHash(hasher.digest())
-
-
-class _Part:
-    """One part on its way to the nodes.
-
-    :ivar offset: how far into the content it has come.
-    :ivar pending: the bytes before that which are no whole stripe.
-    :ivar hasher: of all bytes up to there; None: not all of them went through here.
-    """
-
-    def __init__(
-        self,
-        uploads: Uploads,
-        token: UploadToken,
-        shards: UploadShards,
-        source: IByteSource,
-        overlap: int,
-    ) -> None:
-        self.offset = shards.held
-        self.pending = shards.tail
-        at, hasher = uploads._hashes.recall(token)
-        if at > self.offset:
-            # The bytes from here on may be others now.
-            uploads._hashes.forget(token)
-        self.hasher = hasher if at == self.offset else None
-        self._uploads = uploads
-        self._token = token
-        self._shards = shards
-        self._source = source
-        self._overlap = overlap
-        self._stripe = token.scheme.stripe_size
-        self._batch = max(1, BATCH_BYTES // self._stripe) * self._stripe
-        self._clock = uploads._clock
-        self._ended = False
-        self._error: DostoreError | None = None
-
-    async def receive(self) -> None:
-        """Take all that comes; return when it is on the nodes, durably unless it is the end of the
-        content.
-
-        :raises DostoreError: the source failed, after all that came before is on the nodes; or too
-            few nodes take it.
-        """
-        data = await self._collect()
-        while data or not self._ended:
-            more, taken = await gather(
-                [self._collect() if not self._ended else _nothing(), self._take(data)]
-            )
-            for outcome in (more, taken):
-                if outcome.error is not None:
-                    raise outcome.error
-            data = more.value or b""
-        if self.offset == self._token.size:
-            # Whether or not the source failed after that: all of the content is there.
-            return
-        await self._settle()
-        if self._error is not None:
-            raise self._error
-
-    async def _collect(self) -> bytes:
-        """The next bytes: a batch, or less when they are slow or the source ends."""
-        pieces: list[bytes] = []
-        missing = self._batch
-        until = self._clock.seconds() + FLUSH_S
-        while missing > 0 and not self._ended:
-            try:
-                piece = await self._some(missing, until if pieces else None)
-            except _Slow:
-                break
-            except DostoreError as error:
-                # It is raised when what came before it is safe.
-                self._ended, self._error = True, error
-                break
-            self._ended = not piece
-            if self._overlap:
-                skipped = min(self._overlap, len(piece))
-                self._overlap -= skipped
-                piece = piece[skipped:]
-            if piece:
-                pieces.append(piece)
-                missing -= len(piece)
-        return b"".join(pieces)
-
-    async def _some(self, size: int, until: float | None) -> bytes:
-        if until is None:
-            return await self._source.read_some(size)
-        left_s = until - self._clock.seconds()
-        if left_s <= 0:
-            raise _Slow
-        return await with_timeout(self._source.read_some(size), left_s, self._clock, _Slow)
-
-    async def _take(self, data: bytes) -> None:
-        """Hash and write what came; of a slow line, have it safe at once."""
-        slow = len(data) < self._batch // 2 and not self._ended
-        for outcome in await gather([self._update(data), self._write(data)]):
-            if outcome.error is not None:
-                raise outcome.error
-        if slow and self.offset < self._token.size:
-            await self._settle()
-
-    async def _update(self, data: bytes) -> None:
-        if self.hasher is not None and data:
-            await self._uploads._workers.run(self.hasher.update, data)
-
-    async def _write(self, data: bytes) -> None:
-        """Have whole stripes on the nodes. What is less waits for more, or for the end."""
-        if self.offset + len(data) > self._token.size:
-            self._ended = True
-            raise _too_much(self._token)
-        self.pending += data
-        self.offset += len(data)
-        whole = len(self.pending) // self._stripe * self._stripe
-        if whole:
-            view = memoryview(self.pending)
-            self.pending = bytes(view[whole:])
-            await self._shards.append(view[:whole])
-
-    async def _settle(self) -> None:
-        await self._shards.settle(self.pending)
-        if self.hasher is not None:
-            self._uploads._hashes.remember(self._token, self.offset, self.hasher)
-
-
-class _Hashes:
-    """How the hash of uploads stands, of those whose bytes went through here."""
-
-    def __init__(self) -> None:
-        self._hashes: OrderedDict[bytes, tuple[int, hashlib._Hash]] = OrderedDict()
-
-    def remember(self, token: UploadToken, offset: int, hasher: hashlib._Hash) -> None:
-        """Take note of the hash of the first ``offset`` bytes."""
-        self._hashes[token.upload] = (offset, hasher.copy())
-        self._hashes.move_to_end(token.upload)
-        if len(self._hashes) > _HASHES:
-            self._hashes.popitem(last=False)
-
-    def recall(self, token: UploadToken) -> tuple[int, hashlib._Hash]:
-        """How many bytes are hashed, and a hash of them to go on with."""
-        offset, hasher = self._hashes.get(token.upload, (0, None))
-        return offset, hashlib.sha256() if hasher is None else hasher.copy()
-
-    def forget(self, token: UploadToken) -> None:
-        """The upload has ended."""
-        self._hashes.pop(token.upload, None)
-
-
-class _Slow(Exception):
-    """Nothing came for a while."""
-
-
-async def _nothing() -> bytes | None:
-    return b""
 
 
 def _update(hasher: hashlib._Hash, pieces: Sequence[Block], skipped: int) -> None:
@@ -539,10 +412,3 @@ def _update(hasher: hashlib._Hash, pieces: Sequence[Block], skipped: int) -> Non
         if skipped < len(piece):
             hasher.update(piece[skipped:])
         skipped = max(0, skipped - len(piece))
-
-
-def _too_much(token: UploadToken) -> InvalidRequest:
-    return InvalidRequest(
-        f"The part goes beyond the {token.size} bytes that were announced as Size when the upload"
-        " was opened."
-    )

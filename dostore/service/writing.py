@@ -473,6 +473,13 @@ class ContentWriter:
         self._leases.release(content_hash)
         return None
 
+    async def restore(self, content_hash: ContentHash) -> None:
+        """Make the shards that a content lacks, as far as can be.
+
+        :raises ContentLost, Unavailable: too few of its shards are there.
+        """
+        await self._repairer.repair(content_hash)
+
     def place(self, content_hash: ContentHash, scheme: Scheme) -> Mapping[int, IShardNode]:
         """Which node each shard of a new content goes to."""
         known = self._members()

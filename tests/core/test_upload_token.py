@@ -8,16 +8,17 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dostore.core.names import ContentHash
-from dostore.core.scheme import Scheme
+from dostore.core.names import MAX_NAME_BYTES, ContentHash
+from dostore.core.scheme import MAX_SHARDS, Scheme
 from dostore.core.upload_token import (
     MAC_BYTES,
     MAX_TOKEN_CHARACTERS,
     UploadToken,
     _mac,
     derive_key,
+    node_id,
 )
-from dostore.errors import InvalidName, NotFound
+from dostore.errors import NotFound
 from tests.support.cases import SyncTestCase
 from tests.support.properties import content_hashes, prove, schemes, texts
 
@@ -29,17 +30,16 @@ TOKEN = UploadToken(
     100_000,
     Scheme(),
     bytes(range(16)),
-    tuple(f"10.29.1.{number}:12345" for number in range(1, 7)),
+    (*(node_id(f"10.29.1.{number}:12345") for number in range(1, 6)), None),
     1_789_999_000_000,
     1_790_000_001_000,
 )
 
 #: The text of TOKEN, so that servers of another version know what they get.
 PINNED = (
-    "AQGgxEEpwAGgxFBv6AABAgMEBQYHCAkKCwwNDg8AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHwAAAAAAAYag"
-    "BAIAAQAAABVhL25hbWUgd2l0aCBzcGFjZXMvw7wADzEwLjI5LjEuMToxMjM0NQAPMTAuMjkuMS4yOjEyMzQ1AA8xMC4y"
-    "OS4xLjM6MTIzNDUADzEwLjI5LjEuNDoxMjM0NQAPMTAuMjkuMS41OjEyMzQ1AA8xMC4yOS4xLjY6MTIzNDWEElB_IlW_"
-    "MW7aNkaRzyoi"
+    "AQGgxEEpwAGgxFBv6AABAgMEBQYHCAkKCwwNDg8AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHwAAAAAAAYagBA"
+    "IAAQAABocFTGSvrU9_aSRZkSJLU8TcnScmfWuPfYvV_FhciI4feGRJSK8h7PUAAAAAAAAAAGEvbmFtZSB3aXRoIHNwYWNl"
+    "cy_DvNtNELWzQfxl6Wb6jPUKiZo"
 )
 
 
@@ -63,7 +63,9 @@ class TokenTests(SyncTestCase):
         size=st.integers(0, 2**63 - 1),
         scheme=schemes(max_shards=8),
         upload=st.binary(min_size=16, max_size=16),
-        addresses=st.lists(st.sampled_from(["", "drive-1", "host.example:65535"]), max_size=8),
+        nodes=st.lists(
+            st.none() | st.sampled_from(["drive-1", "host.example:65535"]).map(node_id), max_size=8
+        ),
     )
     @prove
     def test_any(
@@ -73,22 +75,24 @@ class TokenTests(SyncTestCase):
         size: int,
         scheme: Scheme,
         upload: bytes,
-        addresses: list[str],
+        nodes: list[bytes | None],
     ) -> None:
         """Whatever it says."""
-        token = UploadToken(name, digest, size, scheme, upload, tuple(addresses), 1, 2**48 - 1)
+        token = UploadToken(name, digest, size, scheme, upload, tuple(nodes), 1, 2**48 - 1)
         self.assertEqual(UploadToken.open(token.seal(KEY), KEY, NOW), token)
 
     def test_pinned(self) -> None:
         """The form does not change by itself: other servers have to read it."""
         self.assertEqual(TOKEN.seal(KEY), PINNED)
 
-    def test_longest_name(self) -> None:
-        """1,024 bytes of name and six addresses fit; what does not fit is refused at once."""
-        text = evolve(TOKEN, name="x" * 1024).seal(KEY)
+    def test_longest(self) -> None:
+        """The longest name and the most nodes fit, whatever the nodes are called."""
+        nodes = tuple(node_id("h" * 250 + f":{number}") for number in range(MAX_SHARDS))
+        self.assertEqual(len(set(nodes)), MAX_SHARDS)
+        token = evolve(TOKEN, name="x" * MAX_NAME_BYTES, nodes=nodes)
+        text = token.seal(KEY)
         self.assertLess(len(text), MAX_TOKEN_CHARACTERS)
-        with self.assertRaises(InvalidName):
-            evolve(TOKEN, name="x" * 1024, addresses=("h" * 200 + ":1",) * 6).seal(KEY)
+        self.assertEqual(UploadToken.open(text, KEY, NOW), token)
 
     def test_cut(self) -> None:
         """A token that was cut, at whichever end."""
@@ -132,8 +136,9 @@ class TokenTests(SyncTestCase):
             body[:40],
             body[:75],
             body[:76],
-            body + b"\0",
-            body[:77] + b"\xff" + body[78:],
+            body[:100],
+            body[:75] + b"\xff" + body[76:],
+            body + b"\xff",
             scheme,
         ):
             sealed = base64.urlsafe_b64encode(wrong + _mac(KEY, wrong)).rstrip(b"=").decode()

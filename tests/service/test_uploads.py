@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
-from dostore.core.model import Content, Version
+from dostore.core.model import Version
 from dostore.core.names import ContentHash
 from dostore.errors import (
     Busy,
@@ -18,18 +16,16 @@ from dostore.errors import (
     DostoreError,
     IncompleteBody,
     InvalidRequest,
-    MetadataUnavailable,
     NotFound,
     PreconditionFailed,
-    QuorumNotMet,
     RangeNotSatisfiable,
-    Unavailable,
 )
 from dostore.ports import CLAIM_S
 from dostore.service.objects import ObjectStore
-from dostore.service.uploads import BATCH_BYTES, FLUSH_S, Progress, Wanted
+from dostore.service.upload_part import BATCH_BYTES, FLUSH_S
+from dostore.service.uploads import Progress, Wanted
 from tests.service.test_damage import content
-from tests.service.test_writing import Hooked, hash_of
+from tests.service.test_writing import hash_of
 from tests.support.machine import SCHEME, Bytes, Machine, MachineCase
 
 STRIPE = SCHEME.stripe_size
@@ -379,172 +375,3 @@ class BrokenTests(UploadCase):
     def touch(path: Path, when: float) -> None:
         """Set a file's time."""
         os.utime(path, (when, when))
-
-
-class LossTests(UploadCase):
-    """Nodes that fail meanwhile."""
-
-    def break_drives(self, machine: Machine, numbers: Sequence[int]) -> None:
-        """Have drives fail every write."""
-        for number in numbers:
-            machine.files.fail(
-                str(machine.folders[number - 1]), errno.EIO, operations={"write", "create", "sync"}
-            )
-
-    async def test_two_drives_are_pulled(self) -> None:
-        """What is held is still held with two drives away, and can be gone on with when enough are
-        back; the object is whole in the end.
-        """
-        machine = await self.started()
-        data = content(20 * STRIPE + 77)
-        token = await self.open(machine, data)
-        await self.part(machine, token, 0, data[: 7 * STRIPE + 5])
-        for pulled in ((1, 2), (5, 6)):
-            for number in pulled:
-                machine.pull(number)
-            await machine.until(lambda: machine.states().count("away") == 2)
-            self.assertEqual(await self.held(machine, token), 7 * STRIPE + 5)
-            await self.refused(QuorumNotMet, machine, token, 7 * STRIPE + 5, data[7 * STRIPE + 5 :])
-            for number in pulled:
-                machine.put_back(number)
-            await machine.until(lambda: machine.states().count("live") == 6)
-        progress = await self.part(machine, token, 7 * STRIPE + 5, data[7 * STRIPE + 5 :])
-        self.assertEqual(await machine.get("a"), data)
-        await machine.settle()
-        assert progress.version is not None
-        self.assert_whole(machine, progress.version)
-
-    async def test_a_drive_that_was_away_catches_up(self) -> None:
-        """A shard that lags is rebuilt from others, so that another drive may be away next."""
-        machine = await self.started()
-        data = content(40 * STRIPE)
-        token = await self.open(machine, data)
-        for turn, number in enumerate((1, 4, 6, 2)):
-            machine.pull(number)
-            await machine.until(lambda: machine.states().count("away") == 1)
-            at = turn * 9 * STRIPE
-            await self.part(machine, token, at, data[at : at + 9 * STRIPE])
-            machine.put_back(number)
-            await machine.until(lambda: machine.states().count("live") == 6)
-        progress = await self.part(machine, token, 36 * STRIPE, data[36 * STRIPE :])
-        self.assertEqual(await machine.get("a"), data)
-        await machine.settle()
-        assert progress.version is not None
-        self.assert_whole(machine, progress.version)
-
-    async def test_too_many_fail(self) -> None:
-        """With two drives that fail in the middle it is an error, and what was safe is held."""
-        machine = await self.started()
-        data = content(20 * STRIPE)
-        token = await self.open(machine, data)
-        await self.part(machine, token, 0, data[: 3 * STRIPE])
-        self.break_drives(machine, (2, 3))
-        with self.assertRaises(Unavailable):
-            await self.part(machine, token, 3 * STRIPE, data[3 * STRIPE :])
-        machine.files.lift_all()
-        await machine.until(lambda: machine.states().count("live") == 6)
-        self.assertGreaterEqual(await self.held(machine, token), 3 * STRIPE)
-        held = await self.held(machine, token)
-        await self.part(machine, token, held, data[held:])
-        self.assertEqual(await machine.get("a"), data)
-
-    async def test_damage(self) -> None:
-        """A shard that decayed meanwhile is seen when its bytes are read back."""
-        machine = await self.started()
-        data = content(20 * STRIPE + 5)
-        other = machine.another_server()
-        token = await self.open(machine, data)
-        await self.part(machine, token, 0, data[: 15 * STRIPE], store=other)
-        for path in machine.folders_files("temp"):
-            if path.parent.parent == machine.folders[0] and "." not in path.name:
-                with open(path, "r+b") as file:
-                    file.seek(5000)
-                    file.write(b"decayed")
-        await self.part(machine, token, 15 * STRIPE, data[15 * STRIPE :])
-        self.assertEqual(await machine.get("a"), data)
-
-    async def test_metadata_away(self) -> None:
-        """Before the end nothing is lost by it; at the end it is waited for."""
-        machine = self.new_machine()
-        hooked: list[Hooked] = []
-
-        def wrap(metadata: object) -> Hooked:
-            hooked.append(Hooked(metadata))  # type: ignore[arg-type]
-            return hooked[-1]
-
-        machine.wrap = wrap  # type: ignore[assignment]
-        await machine.start()
-        data = content(5 * STRIPE)
-        token = await self.open(machine, data)
-        failures = 3
-
-        def fail() -> None:
-            nonlocal failures
-            failures -= 1
-            if failures >= 0:
-                raise MetadataUnavailable("away")
-
-        hooked[-1].before = fail
-        progress = await self.part(machine, token, 0, data)
-        self.assertEqual(hooked[-1].adds, 4)
-        self.assertIsNotNone(progress.version)
-        # Away for longer: the content is kept, and another upload of it complete at once.
-        more = content(6 * STRIPE)
-        token = await self.open(machine, more, "b")
-        failures = 1000
-        await self.refused(MetadataUnavailable, machine, token, 0, more)
-        failures = 0
-        opened = await machine.run(machine.store.uploads.open("b", hash_of(more), len(more), PLAIN))
-        self.assertIsInstance(opened, Version)
-        self.assertEqual(await machine.get("b"), more)
-
-    async def test_at_random(self) -> None:
-        """Whatever happens, in whatever order: what was acknowledged is held as long as no more
-        than one drive is away, and the object is right in the end.
-        """
-        for seed in range(12):
-            with self.subTest(seed=seed):
-                await self.random_walk(random.Random(seed))
-
-    async def random_walk(self, chance: random.Random) -> None:
-        """One upload through many troubles."""
-        machine = await self.started(background=False)
-        data = chance.randbytes(chance.randrange(1, 60 * STRIPE))
-        token = await self.open(machine, data)
-        acknowledged = at = 0
-        version: Version | None = None
-        other = machine.another_server()
-        for _ in range(400):
-            trouble = chance.randrange(10)
-            if trouble == 0 and machine.states().count("away") == 0:
-                number = chance.randrange(6) + 1
-                machine.pull(number)
-                await machine.until(lambda: machine.states().count("away") == 1)
-            elif trouble == 1 and machine.states().count("away"):
-                number = machine.states().index("away") + 1
-                machine.put_back(number)
-                await machine.until(lambda: machine.states().count("live") == 6)
-            elif trouble == 2 and not machine.states().count("away"):
-                await machine.restart(background=False)
-                other = machine.another_server()
-            store = chance.choice([machine.store, other])
-            at = await self.held(machine, token, store)
-            self.assertGreaterEqual(at, acknowledged)
-            first = max(0, at - chance.choice([0, 0, 1, 3000, STRIPE]))
-            length = chance.choice([1, 100, 5000, STRIPE, 4 * STRIPE, 15 * STRIPE + 3])
-            error = GONE if chance.random() < 0.3 else None
-            try:
-                progress = await self.part(
-                    machine, token, first, data[first : at + length], error, store
-                )
-            except IncompleteBody:
-                acknowledged = max(acknowledged, at)
-                continue
-            acknowledged = max(acknowledged, progress.held)
-            if progress.version is not None:
-                version = progress.version
-                break
-        assert version is not None, "it never came to an end"
-        self.assertEqual(await machine.get("a"), data)
-        self.assertEqual(version.content, Content(hash_of(data), len(data), SCHEME))
-        await machine.stop()
