@@ -8,6 +8,7 @@ which is most of what a hop costs.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -53,6 +54,39 @@ class Mailbox:
         for waiter, outcome in outcomes:
             if not waiter.called:
                 waiter.callback(outcome)
+
+
+class Together:
+    """What jobs on several threads have to tell the reactor's thread, told when the last has ended:
+    by one wake-up, and without the threads and the reactor getting in each other's way.
+
+    :param count: how many jobs there are.
+    :param call_in_reactor: ``reactor.callFromThread`` or its like.
+    """
+
+    def __init__(self, count: int, call_in_reactor: Callable[[Callable[[], None]], object]) -> None:
+        self._count = count
+        self._call_in_reactor = call_in_reactor
+        self._calls: deque[Callable[[], None]] = deque()
+        self._ends = itertools.count(1)
+        self._apart = False
+
+    def add(self, call: Callable[[], None]) -> None:
+        """A job has ended: have ``call`` called in the reactor's thread. Called on any thread."""
+        self._calls.append(call)
+        # Counting is one step of the interpreter, as appending is. Who has appended after the
+        # reactor looked sees that each is told apart.
+        if next(self._ends) == self._count or self._apart:
+            self._call_in_reactor(self._tell)
+
+    def tell_apart(self) -> None:
+        """Call what is there, and from now on each that comes: the last takes too long."""
+        self._apart = True
+        self._tell()
+
+    def _tell(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
 
 
 @implementer(IWorkers)

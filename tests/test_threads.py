@@ -9,13 +9,14 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError as FutureCancelled
+from functools import partial
 from queue import SimpleQueue
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from dostore.ports import IWorkers
-from dostore.threads import Mailbox, Workers
+from dostore.threads import Mailbox, Together, Workers
 from tests.support.cases import AsyncTestCase, SyncTestCase
 from tests.support.workers import InlineWorkers
 
@@ -103,6 +104,62 @@ class MailboxTests(SyncTestCase):
         self.calls.pop()()
         self.failureResultOf(cancelled, CancelledError)
         self.assertEqual(self.successResultOf(other), "b")
+
+
+class TogetherTests(SyncTestCase):
+    """Together."""
+
+    def setUp(self) -> None:
+        """Three jobs, and a reactor that is a list of calls."""
+        super().setUp()
+        self.calls: list[Callable[[], None]] = []
+        self.told: list[str] = []
+        self.together = Together(3, self.calls.append)
+
+    def end(self, *names: str) -> None:
+        """Jobs end."""
+        for name in names:
+            self.together.add(partial(self.told.append, name))
+
+    def test_the_last_tells(self) -> None:
+        """The reactor is called once, when the last has ended, and is told of all in order."""
+        self.end("a", "b")
+        self.assertEqual(self.calls, [])
+        self.end("c")
+        self.assertEqual(self.told, [])
+        (call,) = self.calls
+        call()
+        self.assertEqual(self.told, ["a", "b", "c"])
+
+    def test_apart(self) -> None:
+        """When the last takes too long, the others are told of, and then each by itself."""
+        self.end("a")
+        self.together.tell_apart()
+        self.assertEqual(self.told, ["a"])
+        self.end("b")
+        self.calls.pop()()
+        self.end("c")
+        self.calls.pop()()
+        self.assertEqual((self.told, self.calls), (["a", "b", "c"], []))
+
+    def test_from_threads(self) -> None:
+        """Of many jobs that end on many threads at once, all are told of by one call."""
+        together = Together(400, self.calls.append)
+        begin = threading.Barrier(8)
+
+        def work() -> None:
+            begin.wait(PATIENCE_S)
+            for _ in range(50):
+                together.add(partial(self.told.append, "x"))
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        (call,) = self.calls
+        call()
+        self.assertEqual(len(self.told), 400)
 
 
 class WorkersTests(SyncTestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from attrs import define
@@ -16,7 +17,7 @@ from dostore.core.names import ContentHash, ShardName
 from dostore.core.shardlog import Kind
 from dostore.core.volumelog import Entry
 from dostore.errors import BadShard, NodeUnavailable
-from dostore.threads import IWorkers
+from dostore.threads import IWorkers, Together
 
 _log = Logger()
 
@@ -115,11 +116,14 @@ class Commits:
         """The same, but :meth:`start` must follow, unless a round is under way."""
         self._queue.append(commit)
 
-    def start(self) -> None:
-        """Begin a round, unless one is under way."""
+    def start(self, together: Together | None = None) -> None:
+        """Begin a round, unless one is under way.
+
+        :param together: tells how it ended, with rounds of other drives; it must be told of one.
+        """
         if not self._running:
             self._running = True
-            self._next()
+            self._next(together)
 
     def give_up(self, error: NodeUnavailable) -> None:
         """Nobody waits any longer for a drive that may never answer."""
@@ -133,7 +137,7 @@ class Commits:
             self.ended += 1
             tell(error)
 
-    def _next(self) -> None:
+    def _next(self, together: Together | None = None) -> None:
         """Commit all that waits in one round of syncs, and so on until nothing waits.
 
         A sync costs about the same for one shard as for many that wait for it together.
@@ -143,6 +147,14 @@ class Commits:
         self._batch, self._queue = wanted[:BATCH], wanted[BATCH:]
         if not self._batch:
             self._running = False
+            if together is not None:
+                together.add(lambda: None)
+            return
+        if together is not None:
+            try:
+                self._owner.workers.submit(self._commit_together, self._batch, together)
+            except RuntimeError:
+                together.add(partial(self._committed, Failure(), self._batch))
             return
         done = Deferred.fromCoroutine(self._owner.workers.run(self._commit, self._batch))
         _ = done.addBoth(self._committed, self._batch)
@@ -171,6 +183,14 @@ class Commits:
                 self._tell(commit, failed)
 
     # On a worker thread
+
+    def _commit_together(self, batch: list[Commit], together: Together) -> None:
+        result: Failure | None = None
+        try:
+            self._commit(batch)
+        except BaseException:  # noqa: BLE001 - whatever it is goes to who waits
+            result = Failure()
+        together.add(partial(self._committed, result, batch))
 
     def _commit(self, batch: list[Commit]) -> None:
         store = self._owner.store

@@ -7,6 +7,7 @@ the reactor too, spend more time on taking the interpreter from one another than
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -20,6 +21,7 @@ from dostore.adapters.node_local import DriveNode
 from dostore.core.model import Content
 from dostore.errors import NodeUnavailable
 from dostore.ports import PUT_GRACE_S
+from dostore.threads import Together
 
 #: A round that takes longer is not waited for any more by the next one: a drive may hang, and those
 #: who do not need it shall not wait for it.
@@ -31,10 +33,12 @@ class _Round:
     """Contents that are written together.
 
     :ivar left: how many of them are waited for before the next round.
+    :ivar together: tells how it went on the drives.
     """
 
     since_s: float
     left: int
+    together: Together
 
 
 class _Put:
@@ -135,16 +139,29 @@ class Puts:
     When enough shards of a content are there, or cannot be any more, the others get PUT_GRACE_S.
 
     :param soon: calls at the end of the reactor's turn, or at once.
+    :param call_in_reactor: calls in the reactor's thread; called on any thread.
+    :ivar follow: calls back as soon as what is being done with what was put before is done; False,
+        and does not, when nothing is.
     """
 
-    def __init__(self, clock: IReactorTime, soon: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        soon: Callable[[Callable[[], None]], object],
+        call_in_reactor: Callable[[Callable[[], None]], object],
+    ) -> None:
         self._clock = clock
         self._soon = soon
+        self._call_in_reactor = call_in_reactor
         self._nodes: dict[str, DriveNode] = {}
         self._waiting: list[_Put] = []
+        self.follow: Callable[[Callable[[], None]], bool] = lambda _: False
         self._seen = 0
         self._collecting = False
+        self._followed = False
         self._round: _Round | None = None
+        # Those whose time is not over, in the order in which they began.
+        self._rounds: deque[_Round] = deque()
         self._late_timer: IDelayedCall | None = None
         # In the order of their ends.
         self._hurried: dict[_Put, float] = {}
@@ -177,9 +194,12 @@ class Puts:
     def _collect(self) -> None:
         """Begin a round as soon as a turn of the reactor brings no more to be written."""
         if not self._collecting:
-            self._collecting = True
-            self._seen = 0
-            self._soon(self._look)
+            self._collecting, self._followed = True, False
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        self._seen = 0
+        self._soon(self._look)
 
     def _look(self) -> None:
         waiting = len(self._waiting)
@@ -187,6 +207,12 @@ class Puts:
             self._seen = waiting
             self._soon(self._look)
             return
+        if waiting < BATCH and not self._followed:
+            # Those who were served before come back when they are: to write what they bring with
+            # the rest costs less than two rounds that take turns.
+            self._followed = True
+            if self.follow(self._look_soon):
+                return
         self._collecting = False
         if self._round is None:
             self._start()
@@ -196,15 +222,17 @@ class Puts:
         puts = [put for put in some if put.waiter is not None]
         if not puts:
             return
-        self._round = begun = _Round(self._clock.seconds(), len(puts))
+        idle = {node for node in self._nodes.values() if not node.committing}
+        together = Together(len(idle), self._call_in_reactor)
+        self._round = begun = _Round(self._clock.seconds(), len(puts), together)
+        self._rounds.append(begun)
         if self._late_timer is None:
             self._late_timer = self._clock.callLater(LATE_S, self._look_late)
-        idle = {node for node in self._nodes.values() if not node.committing}
         for put in puts:
             put.round = begun
             self._add(put, idle)
         for node in idle:
-            node.start_puts()
+            node.start_puts(together)
 
     def _add(self, put: _Put, idle: set[DriveNode]) -> None:
         """Give a content's shards to the drives."""
@@ -237,14 +265,18 @@ class Puts:
                 self._collect()
 
     def _look_late(self) -> None:
+        """Wait no longer for what takes too long."""
         self._late_timer = None
-        if self._round is None:
-            return
-        left_s = self._round.since_s + LATE_S - self._clock.seconds()
-        if left_s > 0:
-            self._late_timer = self._clock.callLater(min(LATE_S, left_s), self._look_late)
-        else:
-            self.round_ended(self._round)
+        now_s = self._clock.seconds()
+        while self._rounds:
+            first = self._rounds[0]
+            left_s = first.since_s + LATE_S - now_s
+            if left_s > 0:
+                self._late_timer = self._clock.callLater(min(LATE_S, left_s), self._look_late)
+                return
+            self._rounds.popleft()
+            first.together.tell_apart()
+            self.round_ended(first)
 
     # Grace
 

@@ -115,6 +115,7 @@ class DriveSet:
     :param address: what the drive of a number is called.
     :param soon: calls at the end of the reactor's turn, so that what comes together is written
         together.
+    :param call_in_reactor: calls in the reactor's thread what the drives' threads have to tell.
     :param now: the time of day in seconds since the epoch, for the age of garbage and of what was
         abandoned.
     """
@@ -135,6 +136,7 @@ class DriveSet:
         pack_below: int = 0,
         address: Callable[[int], str] = "drive-{}".format,
         soon: Callable[[Callable[[], None]], object] = lambda call: call(),
+        call_in_reactor: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> None:
         self._scheme = scheme
         self._address = address
@@ -142,7 +144,7 @@ class DriveSet:
         self._clock = clock
         self._now = now
         self._background = Background("dostore.drives")
-        self._puts = Puts(clock, soon)
+        self._puts = Puts(clock, soon, call_in_reactor)
         self._joined: list[Callable[[str], None]] = []
         self._members: Sequence[Member] = ()
         self._told: list[tuple[str, DriveState, bool, int | None]] | None = None
@@ -242,6 +244,10 @@ class DriveSet:
     def watch(self, joined: Callable[[str], None]) -> None:
         """See ICluster."""
         self._joined.append(joined)
+
+    def pace(self, follow: Callable[[Callable[[], None]], bool]) -> None:
+        """Have small contents wait for what is being done with those before; see Puts."""
+        self._puts.follow = follow
 
     async def put(
         self,

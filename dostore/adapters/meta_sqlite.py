@@ -43,6 +43,9 @@ _CACHED_META_CHARACTERS = 1024
 
 _READ_THREADS = 2
 
+#: Who waits for a batch to end before he goes on with other work waits no longer than this.
+AFTER_S = 0.05
+
 _HANGS = "The metadata database does not answer. Its drive may hang; try again later."
 
 
@@ -134,6 +137,8 @@ class SqliteMetadata:
         self._closed = False
         self._tick: IDelayedCall | None = None
         self._late: IDelayedCall | None = None
+        self._after: list[Callable[[], None]] = []
+        self._after_timer: IDelayedCall | None = None
 
     @classmethod
     async def open(
@@ -209,6 +214,7 @@ class SqliteMetadata:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
             await idle
+        self._call_after()
         if self._late is not None:
             self._late.cancel()
         await self._threads.writing.run(self._writer.stop_upkeep)
@@ -218,6 +224,25 @@ class SqliteMetadata:
             await self._threads.writing.run(_nothing)
         await self._threads.writing.run(self._writer.close)
         self._threads.stop()
+
+    def after_batch(self, call: Callable[[], None]) -> bool:
+        """Have a function called when the versions that are being made are, and their waiters know,
+        or when that takes too long; False, and it is not called, when none are.
+        """
+        if not self._busy:
+            return False
+        self._after.append(call)
+        if self._after_timer is None:
+            self._after_timer = self._clock.callLater(AFTER_S, self._call_after)
+        return True
+
+    def _call_after(self) -> None:
+        timer, self._after_timer = self._after_timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+        calls, self._after = self._after, []
+        for call in calls:
+            call()
 
     # IMetadataStore
 
@@ -364,6 +389,8 @@ class SqliteMetadata:
                 resolve(outcome)
         self._care()
         self._start_batch()
+        if self._after:
+            self._call_after()
         if not self._busy:
             idle, self._idle = self._idle, []
             for waiter in idle:

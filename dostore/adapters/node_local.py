@@ -29,7 +29,7 @@ from dostore.core.scheme import Scheme
 from dostore.core.window import Window
 from dostore.errors import BadShard, DostoreError, NodeUnavailable, NoSpace, ShardMissing
 from dostore.ports import IShardNode, IShardReader, IShardWriter
-from dostore.threads import IWorkers
+from dostore.threads import IWorkers, Together
 
 T = TypeVar("T")
 
@@ -226,9 +226,9 @@ class DriveNode:
         self.require(DriveState.LIVE)
         self._commits.add(commit)
 
-    def start_puts(self) -> None:
-        """Begin to commit what was taken."""
-        self._commits.start()
+    def start_puts(self, together: Together) -> None:
+        """Begin to commit what was taken; ``together`` tells how that ended."""
+        self._commits.start(together)
 
     async def commit(
         self, content: Content, index: int, blocks: Sequence[Block], temp: TempShard | None

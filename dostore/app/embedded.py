@@ -78,6 +78,7 @@ class Embedded:
             now=time.time,
             sync=config.shard_sync,
             soon=partial(self._reactor.callLater, 0),
+            call_in_reactor=self._reactor.callFromThread,
             compression_level=config.compression_level,
             pack_below=config.pack_below,
         )
@@ -99,6 +100,7 @@ class Embedded:
             instant_uploads=config.instant_uploads,
         )
         drives.watch(metadata.drive_joined)
+        drives.pace(metadata.after_batch)
         store.start()
         if not config.shard_sync:
             _log.warn("Shards are not synced: a power cut loses objects that were acknowledged")

@@ -105,7 +105,6 @@ class DrivePutsTests(SyncTestCase):
         self.end_turns()
         self.work(0, 1, 2, 3, 5)
         self.assertNoResult(put)
-        self.assertEqual(self.held(what), {0, 1, 2, 3, 5})
         self.work(4)
         self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
         self.assertEqual(self.held(what), set(SHARDS))
@@ -137,6 +136,34 @@ class DrivePutsTests(SyncTestCase):
         for put in puts:
             self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
         self.assertEqual(len(self.log_syncs()), 6)
+
+    def test_those_before_are_waited_for(self) -> None:
+        """A round waits until what was put before is followed up, once; not when many wait."""
+        waiting: list[Callable[[], None]] = []
+
+        def follow(call: Callable[[], None]) -> bool:
+            waiting.append(call)
+            return True
+
+        self.drives.pace(follow)
+        first = self.put(sample(10_000, 1))
+        self.end_turns()
+        second = self.put(sample(10_000, 2))
+        self.end_turns()
+        self.assertEqual([workers.backlog() for workers in self.workers.values()], [0] * 6)
+        (call,) = waiting
+        call()
+        third = self.put(sample(10_000, 3))
+        self.end_turns()
+        self.work(*SHARDS)
+        for put in (first, second, third):
+            self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
+        self.assertEqual(len(waiting), 1)
+        many = [self.put(sample(1, seed)) for seed in range(BATCH)]
+        self.end_turns()
+        self.work(*SHARDS)
+        for put in many:
+            self.assertEqual(self.outcome(put), dict.fromkeys(SHARDS))
 
     def test_no_wait_for_too_many(self) -> None:
         """When as many wait as are written together, the round begins."""
@@ -198,7 +225,25 @@ class DrivePutsTests(SyncTestCase):
         for put in (first, third):
             self.failureResultOf(put, CancelledError)
         self.end_turns()
+        # First what was begun, then what waited behind it.
         self.work(*SHARDS)
+        self.work(*SHARDS)
+        self.assertEqual(self.outcome(second), dict.fromkeys(SHARDS))
+
+    def test_gone_while_a_drive_hangs(self) -> None:
+        """That nobody waits for a round any more keeps no drive from the next."""
+        first = self.put(sample(10_000, 1))
+        self.end_turns()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.work(*range(5))
+        what = sample(10_000, 2)
+        second = self.put(what)
+        self.end_turns()
+        self.clock.advance(LATE_S)
+        self.work(*range(5))
+        self.assertEqual(self.held(what), set(range(5)))
+        self.work(5)
         self.assertEqual(self.outcome(second), dict.fromkeys(SHARDS))
 
     def test_all_gone_before_the_round(self) -> None:
@@ -230,10 +275,12 @@ class DrivePutsTests(SyncTestCase):
         first = self.put(sample(10_000, 1))
         self.end_turns()
         self.work(*range(5))
+        self.clock.advance(LATE_S)
         self.clock.advance(PUT_GRACE_S / 2)
         second = self.put(sample(10_000, 2))
         self.end_turns()
         self.work(*range(5))
+        self.clock.advance(LATE_S)
         self.clock.advance(PUT_GRACE_S / 2)
         self.assertEqual(self.outcome(first), dict.fromkeys(range(5)))
         self.assertNoResult(second)
@@ -270,6 +317,7 @@ class DrivePutsTests(SyncTestCase):
         put = self.put(sample(10_000))
         self.end_turns()
         self.work(0, 1, 2)
+        self.clock.advance(LATE_S)
         self.assertNoResult(put)
         self.clock.advance(PUT_GRACE_S)
         outcomes = dict(self.outcome(put))
@@ -300,6 +348,8 @@ class DrivePutsTests(SyncTestCase):
         put = self.put(sample(10_000))
         self.end_turns()
         self.work(*range(5))
+        self.clock.advance(LATE_S)
+        self.assertNoResult(put)
         self.drives.drives[5].node.stop()
         outcomes = dict(self.outcome(put))
         self.assertIsInstance(outcomes.pop(5), NodeUnavailable)
@@ -323,6 +373,7 @@ class DrivePutsTests(SyncTestCase):
         second = self.put(sample(10_000, 2))
         self.end_turns()
         self.work(*range(5))
+        self.clock.advance(LATE_S)
         first.cancel()
         self.failureResultOf(first, CancelledError)
         self.clock.advance(PUT_GRACE_S)

@@ -13,7 +13,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from dostore.adapters.files import Files
-from dostore.adapters.meta_sqlite import MetadataLimits, SqliteMetadata
+from dostore.adapters.meta_sqlite import AFTER_S, MetadataLimits, SqliteMetadata
 from dostore.adapters.metadata_database import Database
 from dostore.core.model import Version
 from dostore.errors import ConfigError, MetadataUnavailable
@@ -212,6 +212,7 @@ class QueryPlanTests(SyncTestCase):
             "versions": lambda: self.database.versions("a", "a", 2, 10),
             "versions of all": lambda: self.database.versions("", "a", 2, 10),
             "referenced": lambda: self.database.referenced([content("a").hash]),
+            "newest": lambda: self.database.newest(["a", "b"]),
         }
         for what, query in queries.items():
             steps = self.plan(query)
@@ -318,6 +319,35 @@ class StopTests(SqliteCase):
         self.assertEqual((await begun).number, 1)
         self.assertIsNone(await store.latest("waits"))
         self.assertEqual((await store.add(draft("waits"))).number, 1)
+
+    async def test_after_batch(self) -> None:
+        """Who asks is called when the versions that are being made are, and not when none are."""
+        store = await self.open()
+        called: list[bool] = []
+        self.assertFalse(store.after_batch(lambda: called.append(True)))
+        adding = Deferred.fromCoroutine(store.add(draft("a")))
+        self.assertTrue(store.after_batch(lambda: called.append(adding.called)))
+        self.assertTrue(store.after_batch(lambda: called.append(adding.called)))
+        await adding
+        for _ in range(3):
+            await store.ping()
+        self.assertEqual(called, [True, True])
+        self.assertFalse(store.after_batch(lambda: called.append(True)))
+
+    async def test_after_a_batch_that_hangs(self) -> None:
+        """Who waits for versions that are not made in time goes on without them."""
+        store = await self.open()
+        free = threading.Event()
+        self.addCleanup(free.set)
+        store._threads.writing.submit(free.wait, 60.0)
+        adding = Deferred.fromCoroutine(store.add(draft("a")))
+        called: list[bool] = []
+        store.after_batch(lambda: called.append(adding.called))
+        self.machine.clock.advance(AFTER_S)
+        self.assertEqual(called, [False])
+        free.set()
+        self.assertEqual((await adding).number, 1)
+        self.assertEqual(called, [False])
 
     async def test_locked_database(self) -> None:
         """A lock that another program holds on the database is a retryable error."""
