@@ -22,6 +22,7 @@ from attrs import define, field
 
 from dostore.adapters.files import Files
 from dostore.adapters.journal import Journal
+from dostore.adapters.kept_files import KeptFiles
 from dostore.adapters.large_files import LargeReads, LargeWrites
 from dostore.adapters.shard_index import ShardIndex, names_in
 from dostore.adapters.volumes import Volumes
@@ -216,7 +217,9 @@ class DriveStore:
     :param compression_level: to compress shards by; None: not to. Those that are there stay as they
         are.
     :param pack_below: shards of contents of fewer bytes are packed.
+    :param kept_files: how many of the files that were read last are kept open.
     :param now: the time of day in seconds since the epoch.
+    :ivar kept: those.
     """
 
     def __init__(
@@ -227,6 +230,7 @@ class DriveStore:
         sync: bool = True,
         compression_level: int | None = None,
         pack_below: int = 0,
+        kept_files: int = 0,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.folder = folder
@@ -237,6 +241,7 @@ class DriveStore:
         self._compression_level = compression_level
         self._pack_below = pack_below
         self._buffer = bytearray(WHOLE_FILE_BYTES + 1)
+        self.kept = KeptFiles(files, kept_files)
         self._known: dict[ShardName, tuple[int, int, int]] = {}
         self._known_lock = threading.Lock()
         self.objects = os.path.join(folder, "objects")
@@ -474,14 +479,28 @@ class DriveStore:
         footer = _footer_of(name, data[-length:], len(data))
         return OpenShard(self.files, None, footer, data)
 
-    def read_parts_cached(self, name: ShardName, parts: Sequence[Part]) -> bool:
+    def read_parts_now(self, name: ShardName, parts: Sequence[Part], *, keep: bool = True) -> bool:
         """Read parts of a shard's file that is in the system's memory, on the reactor's thread.
 
         Nothing is verified.
 
+        :param keep: it may be kept open, or be so already.
         :returns: False when they cannot be had so: open it, and see why.
         """
-        return self.files.read_parts_cached(f"{self.objects}/{name}", parts)
+        key = (name.content_hash.digest, name.index)
+        done = self.kept.read(key, parts) if keep else None
+        if done is None:
+            done = self.kept.open(key, f"{self.objects}/{name}", parts, keep=keep)
+        return done
+
+    def forget(self, name: ShardName) -> None:
+        """A shard is not to be read any more; on the reactor's thread."""
+        self.kept.drop((name.content_hash.digest, name.index))
+
+    def close_all(self, fds: Sequence[int]) -> None:
+        """Close the descriptors of files that were kept."""
+        for fd in fds:
+            self.files.close(fd)
 
     def remove(self, name: ShardName, *, bad: bool, opened: OpenShard | None = None) -> bool:
         """Move a shard to ``garbage/``; it need not be there any more.

@@ -112,6 +112,7 @@ class DriveSet:
     :param make_workers: threads by name and number.
     :param compression_level: to compress shards by; None: not to.
     :param pack_below: shards of contents of fewer bytes are packed.
+    :param kept_files: how many files of shards are kept open.
     :param address: what the drive of a number is called.
     :param soon: calls at the end of the reactor's turn, so that what comes together is written
         together.
@@ -134,6 +135,7 @@ class DriveSet:
         sync: bool = True,
         compression_level: int | None = None,
         pack_below: int = 0,
+        kept_files: int = 0,
         address: Callable[[int], str] = "drive-{}".format,
         soon: Callable[[Callable[[], None]], object] = lambda call: call(),
         call_in_reactor: Callable[[Callable[[], None]], object] = lambda call: call(),
@@ -161,6 +163,7 @@ class DriveSet:
                         sync=sync,
                         compression_level=compression_level,
                         pack_below=pack_below,
+                        kept_files=kept_files // len(folders),
                         now=now,
                     ),
                     make_workers(f"drive-{position}", 4),
@@ -217,10 +220,10 @@ class DriveSet:
         if not all(index in found for index in window.shards):
             return None
         buffer = memoryview(bytearray(window.size))
-        footer = memoryview(bytearray(window.footer_bytes + 1))
+        told = memoryview(bytearray(window.told_bytes))
         for index in window.shards:
             node, name = found[index]
-            if not node.read_now(name, window, buffer, footer):
+            if not node.read_now(name, window, buffer, told):
                 return None
         return buffer[window.before : window.before + stop - start]
 

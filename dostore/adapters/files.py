@@ -144,8 +144,8 @@ class Files:
         return count
 
     def read_cached(self, path: str, buffer: bytearray) -> bytes | None:
-        """A whole file, if that takes no wait for a disk; this method and the next are the only
-        ones that may be called on the reactor's thread.
+        """A whole file, if that takes no wait for a disk; this method and the next three are the
+        only ones that may be called on the reactor's thread.
 
         Neither the way to the file nor its bytes are read from a drive: what is not in memory
         already is refused by the kernel (openat2 with RESOLVE_CACHED, preadv2 with RWF_NOWAIT).
@@ -168,30 +168,26 @@ class Files:
         finally:
             os.close(fd)
 
-    def read_parts_cached(self, path: str, parts: Sequence[Part]) -> bool:
-        """Read parts of a file, if that takes no wait for a disk, as :meth:`read_cached` does.
+    def open_now(self, path: str) -> int:
+        """Open a file for reading, if that takes no wait for a disk; on the reactor's thread.
+
+        :returns: the descriptor; -1 when it cannot be had so, for whatever reason.
+        """
+        return _open_cached(path)
+
+    def read_parts_now(self, fd: int, parts: Sequence[Part]) -> bool:
+        """Read parts of an open file, if that takes no wait for a disk; on the reactor's thread.
 
         :returns: whether each part was there, with as many bytes as it has to have. If not, some
             may have been read.
         """
-        fd = _open_cached(path)
-        if fd < 0:
-            return False
         try:
-            return self.read_parts_now(fd, parts)
-        finally:
-            os.close(fd)
-
-    def read_parts_now(self, fd: int, parts: Sequence[Part]) -> bool:
-        """The same of an open file."""
-        try:
-            return all(
-                os.preadv(fd, buffers, offset, os.RWF_NOWAIT) == size
-                for offset, buffers, size in parts
-            )
+            for offset, buffers, size in parts:
+                if os.preadv(fd, buffers, offset, os.RWF_NOWAIT) != size:
+                    return False
         except OSError:
-            # As with read_cached.
             return False
+        return True
 
     def pread_cached(self, fd: int, size: int, offset: int, buffer: bytearray) -> bytes | None:
         """Bytes at an offset, if that takes no wait for a disk; may be called on the reactor's
@@ -208,6 +204,10 @@ class Files:
                 # As with read_cached.
                 pass
         return None
+
+    def changed_ns(self, fd: int) -> int:
+        """When an open file was last changed in any way, its name included, in nanoseconds."""
+        return os.fstat(fd).st_ctime_ns
 
     def size(self, fd: int) -> int:
         """Bytes in an open file."""

@@ -128,8 +128,15 @@ class DriveNode:
 
     def release(self) -> None:
         """Close what is held open on the drive, as soon as no call is in the middle of it."""
+        store, kept = self.store, self.store.kept.take_all()
+        life = store.life
+
+        def close() -> None:
+            store.close_all(kept)
+            store.close(life)
+
         try:
-            closed = self.workers.submit(self.store.close, self.store.life)
+            closed = self.workers.submit(close)
         except RuntimeError:
             # The threads were stopped before, so the process ends.
             return
@@ -245,6 +252,7 @@ class DriveNode:
         """A shard is in ``objects/``, durably."""
         previous = self._index.add(name)
         if previous is not None:
+            self.store.forget(previous)
             removed = self.workers.submit(self.store.unlink_object, previous)
             removed.add_done_callback(self.log_failure)
         place = self.store.volumes.find(name.content_hash, name.index)
@@ -252,11 +260,16 @@ class DriveNode:
             dropped = self.workers.submit(self.store.volumes.drop, place)
             dropped.add_done_callback(self.log_failure)
 
+    def _forget(self, name: ShardName) -> None:
+        """A shard is not in its file any more, or will not be."""
+        self._index.remove(name.content_hash, name.index)
+        self.store.forget(name)
+
     def took_packed(self, content_hash: ContentHash, index: int) -> None:
         """A shard is in a volume, durably."""
         name = self._index.get(content_hash, index)
         if name is not None:
-            self._index.remove(content_hash, index)
+            self._forget(name)
             removed = self.workers.submit(self.store.unlink_object, name)
             removed.add_done_callback(self.log_failure)
 
@@ -305,13 +318,20 @@ class DriveNode:
         return _LocalReader(self, name, shard)
 
     def read_now(
-        self, name: ShardName | Place, window: Window, buffer: memoryview, footer: memoryview
+        self,
+        name: ShardName | Place,
+        window: Window,
+        buffer: memoryview,
+        told: memoryview,
+        *,
+        keep: bool = True,
     ) -> bool:
         """Read the blocks of a shard to their places in a window's buffer, verified, if nothing has
         to be waited for.
 
         :param name: one of :meth:`names`.
-        :param footer: one byte more than the footer has.
+        :param told: a buffer for what tells of the blocks.
+        :param keep: the shard's file may be kept open.
         :returns: False when it cannot be had so: open it, and see why.
         """
         places = window.places(buffer, name.index)
@@ -319,9 +339,9 @@ class DriveNode:
             return window.stripes == 1 and self.store.volumes.read_now(
                 name, window.content, places[0]
             )
-        parts = window.parts(places, footer)
-        return self.store.read_parts_cached(name, parts) and window.is_sound(
-            name.index, places, footer
+        parts = window.parts(places, told)
+        return self.store.read_parts_now(name, parts, keep=keep) and window.is_sound(
+            name.index, places, told
         )
 
     async def _bring_back(self, content_hash: ContentHash, index: int) -> ShardName:
@@ -345,7 +365,7 @@ class DriveNode:
         if not await self.call(self.store.files.is_folder, self.store.objects):
             self._on_trouble(self)
             return NodeUnavailable(f"{self.address} is gone.")
-        self._index.remove(name.content_hash, name.index)
+        self._forget(name)
         return ShardMissing(f"{self.address} lost shard {name.index} of {name.content_hash}.")
 
     async def _unreadable(
@@ -368,7 +388,7 @@ class DriveNode:
         """
         indexed = self._index.get(name.content_hash, name.index) == name
         if indexed:
-            self._index.remove(name.content_hash, name.index)
+            self._forget(name)
         try:
             replaced = not await self.call(lambda: self.store.remove(name, bad=True, opened=opened))
         except OSError as error:
@@ -396,7 +416,7 @@ class DriveNode:
     def names(self, content_hash: ContentHash) -> Sequence[ShardName | Place]:
         """The shards of a content that can be opened here; none when the drive is away."""
         if self.state is DriveState.AWAY:
-            return []
+            return ()
         return self._index.names(content_hash) or self.store.volumes.places(content_hash)
 
     @property
@@ -450,7 +470,7 @@ class DriveNode:
             raise NodeUnavailable(f"{self.address} cannot read: {error.strerror}.") from error
         for name, _, _ in faulty:
             if name is not None and self._index.get(name.content_hash, name.index) == name:
-                self._index.remove(name.content_hash, name.index)
+                self._forget(name)
         found = {*((content, index) for _, content, index in faulty), *spoilt}
         return [pair for pair in wanted if pair in found]
 
@@ -467,12 +487,12 @@ class DriveNode:
         if name is None or content.scheme.shard_size(content.size) > GLANCED_NOW_BYTES:
             return False
         window = Window.of_shard(content, index)
-        return window is not None and self.read_now(
-            name,
-            window,
-            memoryview(bytearray(window.size)),
-            memoryview(bytearray(window.footer_bytes + 1)),
-        )
+        if window is None:
+            return False
+        buffer = memoryview(bytearray(window.size))
+        told = memoryview(bytearray(window.told_bytes))
+        # By its path: what is kept open may be somewhere else by now.
+        return self.read_now(name, window, buffer, told, keep=False)
 
     async def discard(self, content_hash: ContentHash, index: int) -> None:
         """See IShardNode."""
@@ -486,7 +506,7 @@ class DriveNode:
         """See IShardNode."""
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
         for name in self._index.names(content_hash):
-            self._index.remove(content_hash, name.index)
+            self._forget(name)
             try:
                 await self.call(lambda name=name: self.store.remove(name, bad=False))
             except OSError as error:

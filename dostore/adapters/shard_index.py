@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from dostore.core.names import HASH_BYTES, ContentHash, ShardName
 
@@ -62,9 +62,14 @@ class ShardIndex:
         entry = self._pages[digest[0]].get(digest)
         return () if entry is None else tuple(entry[::_ENTRY_BYTES])
 
-    def names(self, content_hash: ContentHash) -> list[ShardName]:
+    def names(self, content_hash: ContentHash) -> Sequence[ShardName]:
         """Those of a content's shards that are here."""
-        entry = self._pages[content_hash.digest[0]].get(content_hash.digest, b"")
+        digest = content_hash.digest
+        entry = self._pages[digest[0]].get(digest)
+        if entry is None:
+            return ()
+        if len(entry) == _ENTRY_BYTES:
+            return (ShardName(content_hash, entry[0], entry[1:]),)
         return [
             ShardName(content_hash, entry[at], entry[at + 1 : at + _ENTRY_BYTES])
             for at in range(0, len(entry), _ENTRY_BYTES)

@@ -56,6 +56,10 @@ MAX_COPIES_BELOW = 256 * 1024
 MAX_DRIVES = 256
 
 _MAX_DEFAULT_CONNECTIONS = 4096
+_MAX_KEPT_FILES = 8192
+
+#: With fewer, none is left for files that are kept open.
+_MANY_OPEN_FILES = 4096
 
 _INDEX = re.compile("[a-z0-9][a-z0-9._-]{0,127}")
 _ELLIPSIS = re.compile(r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}")
@@ -92,6 +96,7 @@ class Config:
     :ivar pack_below: shards of contents of fewer bytes are packed.
     :ivar max_object_size: bytes.
     :ivar max_connections: clients connected at one time.
+    :ivar kept_files: how many files of shards are kept open on top of what they need.
     :ivar access_log: the file for one line a request; None: no such log.
     :ivar body_timeout_s: how long a client may be silent in the middle of a body.
     :ivar shutdown_grace_s: how long requests under way may go on after SIGTERM.
@@ -114,6 +119,7 @@ class Config:
     pack_below: int
     max_object_size: int
     max_connections: int
+    kept_files: int
     access_log: str | None
     body_timeout_s: float
     shutdown_grace_s: float
@@ -146,7 +152,10 @@ def read_config(
     drives = _drives(settings, folder, root, scheme) if cluster is None else ()
     pack_below = read_pack_below(settings)
     per_client = 1 + scheme.shards
-    reserved = RESERVED_FILES + (KEPT_OPEN * len(drives) if pack_below else 0)
+    kept_files = 0
+    if cluster is None and open_files >= _MANY_OPEN_FILES:
+        kept_files = min(open_files // 4, _MAX_KEPT_FILES)
+    reserved = RESERVED_FILES + kept_files + (KEPT_OPEN * len(drives) if pack_below else 0)
     connections = (open_files - reserved) // per_client
     # A file cannot be called nothing, so that can stand for none.
     access_log = settings.read("access-log", "", str)
@@ -170,6 +179,7 @@ def read_config(
             str(max(MIN_DEFAULT_CONNECTIONS, min(connections, _MAX_DEFAULT_CONNECTIONS))),
             whole_number(1, 1_000_000),
         ),
+        kept_files=kept_files,
         access_log=absolute(folder, access_log) if access_log else None,
         body_timeout_s=settings.read("body-timeout", DEFAULT_BODY_TIMEOUT_S, seconds(0.1)),
         shutdown_grace_s=settings.read("shutdown-grace", DEFAULT_SHUTDOWN_GRACE_S, seconds(0.0)),

@@ -81,6 +81,7 @@ class Embedded:
             call_in_reactor=self._reactor.callFromThread,
             compression_level=config.compression_level,
             pack_below=config.pack_below,
+            kept_files=config.kept_files,
         )
         await drives.start()
         if drives.temp_files_removed:

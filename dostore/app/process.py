@@ -14,8 +14,9 @@ from dostore import __version__
 from dostore.app.settings import environment_variable
 from dostore.core.compression import DEFAULT_LEVEL, MAX_LEVEL, MIN_LEVEL
 
-#: As many open files as the default of --max-connections can make use of, with 4 + 2 shards.
-_WANTED_OPEN_FILES = 32768
+#: As many open files as the default of --max-connections can make use of, with 4 + 2 shards, and
+#: as many as are kept open besides.
+_WANTED_OPEN_FILES = 40960
 
 #: How many more objects may be made than were given up before the youngest are searched for cycles;
 #: and how often that may be before older ones are. Few cycles are made, and with many requests

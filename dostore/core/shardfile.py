@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 import xxhash
@@ -49,6 +49,7 @@ PAGE_BYTES = PAGE_BLOCKS * _ENTRY.size
 TRAILER_BYTES = _TRAILER.size
 CHECK_BYTES = 16
 ENTRY_BYTES = _ENTRY.size
+REFERENCE_BYTES = _REFERENCE.size
 
 #: Compression: all blocks are stored as they are, or some are deflated.
 PLAIN = 0
@@ -57,9 +58,9 @@ DEFLATED = 1
 Block = bytes | memoryview
 
 
-def check_of(data: Block) -> bytes:
-    """A block's check: XXH3-128, 16 bytes, in the byte order of its canonical form."""
-    return xxhash.xxh3_128_digest(data)
+#: A block's check: XXH3-128, 16 bytes, in the byte order of its canonical form. No function of our
+#: own, for it is called for every block.
+check_of: Callable[[Block], bytes] = xxhash.xxh3_128_digest
 
 
 def hash_of_shard(blocks: Sequence[Block]) -> bytes:
@@ -91,6 +92,11 @@ def trailer_head(content: Content, index: int, compression: int, entries: int, p
 def entry_of(block: Block) -> bytes:
     """The entry of a block that is stored as it is."""
     return _ENTRY.pack(len(block), check_of(block))
+
+
+def reference_of(offset: int, page: Block) -> bytes:
+    """The reference to a page."""
+    return _REFERENCE.pack(offset, check_of(page))
 
 
 def plain_file_size(content: Content) -> int:
@@ -192,7 +198,7 @@ class ShardFileBuilder:
 
     def _page(self) -> bytes:
         page = b"".join(self._entries)
-        self._references.append(_REFERENCE.pack(self._offset, check_of(page)))
+        self._references.append(reference_of(self._offset, page))
         self._offset += len(page)
         self._entries.clear()
         return page

@@ -17,10 +17,13 @@ from dostore.core.model import Content
 from dostore.core.shardfile import (
     ENTRY_BYTES,
     PAGE_BLOCKS,
+    PAGE_BYTES,
     PLAIN,
+    REFERENCE_BYTES,
     TRAILER_BYTES,
     check_of,
     entry_of,
+    reference_of,
     trailer_head,
 )
 
@@ -32,6 +35,9 @@ Part = tuple[int, Sequence[memoryview], int]
 class Window:
     """Some blocks of a content: of consecutive shards and consecutive stripes.
 
+    What tells of the blocks is read with them, to a buffer for ``told_bytes``: the page that has
+    their entries, unless the footer has them, the footer, and a byte that must not be there.
+
     :ivar stripes: of the whole content.
     :ivar first: the number of the window's first stripe.
     :ivar count: how many stripes it has.
@@ -39,6 +45,8 @@ class Window:
     :ivar last_block: bytes of each block of the last of its stripes.
     :ivar shard_bytes: bytes of the blocks of one shard.
     :ivar before: how many bytes of all the blocks come before those that are wanted.
+    :ivar pages: how many pages stand between the blocks of a whole shard.
+    :ivar page: the number of the page that has the entries; ``pages``: the footer has them.
     """
 
     content: Content
@@ -49,46 +57,48 @@ class Window:
     last_block: int
     shard_bytes: int
     before: int
+    pages: int
+    page: int
 
     @classmethod
     def around(cls, content: Content, start: int, stop: int) -> Window | None:
         """The window of the bytes ``start`` … ``stop - 1``, at least one.
 
-        :returns: None when the shards are so long that there are pages between their blocks.
+        :returns: None when there is a page between its blocks.
         """
-        scheme, size = content.scheme, content.size
-        stripes = scheme.stripe_count(size)
-        if stripes >= PAGE_BLOCKS:
-            return None
-        stripe_size = scheme.stripe_size
-        first, last = start // stripe_size, (stop - 1) // stripe_size
-        last_block = scheme.block_length(scheme.stripe_length(size, last))
-        shards = scheme.touched(size, start, stop)
-        return cls(
-            content,
-            stripes,
-            first,
-            last - first + 1,
-            shards,
-            last_block,
-            (last - first) * scheme.block_size + last_block,
-            # When there are several stripes, the first shard is 0.
-            start - first * stripe_size - shards.start * last_block,
-        )
+        scheme = content.scheme
+        first, last = start // scheme.stripe_size, (stop - 1) // scheme.stripe_size
+        shards = scheme.touched(content.size, start, stop)
+        return cls._of(content, first, last, shards, start - first * scheme.stripe_size)
 
     @classmethod
     def of_shard(cls, content: Content, index: int) -> Window | None:
         """The window of a whole shard, a parity shard too.
 
-        :returns: see :meth:`around`.
+        :returns: see :meth:`around`; None also when it has no block at all.
         """
+        last = content.scheme.stripe_count(content.size) - 1
+        return None if last < 0 else cls._of(content, 0, last, range(index, index + 1), 0)
+
+    @classmethod
+    def _of(
+        cls, content: Content, first: int, last: int, shards: range, before: int
+    ) -> Window | None:
         scheme, size = content.scheme, content.size
         stripes = scheme.stripe_count(size)
-        if not 0 < stripes < PAGE_BLOCKS:
+        page = first // PAGE_BLOCKS
+        if page != last // PAGE_BLOCKS:
             return None
-        last_block = scheme.block_length(scheme.stripe_length(size, stripes - 1))
-        shard = range(index, index + 1)
-        return cls(content, stripes, 0, stripes, shard, last_block, scheme.shard_size(size), 0)
+        last_block = scheme.block_length(scheme.stripe_length(size, last))
+        shard_bytes = (last - first) * scheme.block_size + last_block
+        if before:
+            # Only of one stripe, not all shards have bytes of the range.
+            before -= shards.start * last_block
+        pages = stripes // PAGE_BLOCKS
+        count = last - first + 1
+        return cls(
+            content, stripes, first, count, shards, last_block, shard_bytes, before, pages, page
+        )
 
     @property
     def size(self) -> int:
@@ -96,9 +106,14 @@ class Window:
         return len(self.shards) * self.shard_bytes
 
     @property
-    def footer_bytes(self) -> int:
-        """Bytes of each shard's footer."""
-        return self.stripes * ENTRY_BYTES + TRAILER_BYTES
+    def told_bytes(self) -> int:
+        """Bytes of the buffer for what tells of a shard's blocks."""
+        page = PAGE_BYTES if self.page < self.pages else 0
+        return page + self._entry_bytes + self.pages * REFERENCE_BYTES + TRAILER_BYTES + 1
+
+    @property
+    def _entry_bytes(self) -> int:
+        return (self.stripes - self.pages * PAGE_BLOCKS) * ENTRY_BYTES
 
     def places(self, buffer: memoryview, index: int) -> list[memoryview]:
         """Where in a buffer of ``size`` bytes the blocks of a shard belong."""
@@ -114,32 +129,50 @@ class Window:
         places.append(buffer[at : at + length])
         return places
 
-    def parts(self, places: Sequence[memoryview], footer: memoryview) -> Sequence[Part]:
+    def parts(self, places: Sequence[memoryview], told: memoryview) -> list[Part]:
         """What to read of a shard's file.
 
-        :param footer: one byte longer than the footer: a file with one byte more is none of ours.
+        :param told: a buffer of ``told_bytes``.
         """
         scheme, size = self.content.scheme, self.shard_bytes
-        start = self.first * scheme.block_size
-        footer_bytes = len(footer) - 1
-        if self.first + self.count == self.stripes:
-            return ((start, (*places, footer), size + footer_bytes),)
-        end = scheme.shard_size(self.content.size)
-        return ((start, places, size), (end, (footer,), footer_bytes))
+        start = self.first * scheme.block_size + self.page * PAGE_BYTES
+        if self.first + self.count == self.stripes and self.page == self.pages:
+            return [(start, (*places, told), size + len(told) - 1)]
+        parts: list[Part] = [(start, places, size)]
+        if self.page < self.pages:
+            parts.append((self._page_offset, (told[:PAGE_BYTES],), PAGE_BYTES))
+            told = told[PAGE_BYTES:]
+        end = scheme.shard_size(self.content.size) + self.pages * PAGE_BYTES
+        parts.append((end, (told,), len(told) - 1))
+        return parts
 
-    def is_sound(self, index: int, places: Sequence[memoryview], footer: memoryview) -> bool:
-        """Whether what was read is the blocks and the footer of a plain shard of the content.
+    @property
+    def _page_offset(self) -> int:
+        block_bytes = (self.page + 1) * PAGE_BLOCKS * self.content.scheme.block_size
+        return block_bytes + self.page * PAGE_BYTES
 
-        :param footer: as for :meth:`parts`.
+    def is_sound(self, index: int, places: Sequence[memoryview], told: memoryview) -> bool:
+        """Whether what was read is the blocks of a plain shard of the content, and tells of them.
+
+        :param told: see :meth:`parts`.
         """
-        told = bytes(footer[:-1])
-        start = self.first * ENTRY_BYTES
-        checked = b"".join(
-            (
-                told[:start],
-                *map(entry_of, places),
-                told[start + self.count * ENTRY_BYTES : self.stripes * ENTRY_BYTES],
-                trailer_head(self.content, index, PLAIN, self.stripes, 0),
-            )
-        )
-        return told == checked + check_of(checked)
+        data = bytes(told[:-1])
+        entries = b"".join(map(entry_of, places))
+        start = (self.first - self.page * PAGE_BLOCKS) * ENTRY_BYTES
+        stop = start + len(entries)
+        middle = b""
+        if self.page == self.pages:
+            entries = data[:start] + entries + data[stop : self._entry_bytes]
+            if self.pages:
+                middle = data[self._entry_bytes : -TRAILER_BYTES]
+        else:
+            page, data = data[:PAGE_BYTES], data[PAGE_BYTES:]
+            if page[start:stop] != entries:
+                return False
+            entries, middle = data[: self._entry_bytes], data[self._entry_bytes : -TRAILER_BYTES]
+            at = self.page * REFERENCE_BYTES
+            if middle[at : at + REFERENCE_BYTES] != reference_of(self._page_offset, page):
+                return False
+        head = trailer_head(self.content, index, PLAIN, self.stripes % PAGE_BLOCKS, self.pages)
+        checked = b"".join((entries, middle, head))
+        return data == checked + check_of(checked)

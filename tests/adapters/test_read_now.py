@@ -62,6 +62,21 @@ class ReadNowTests(MachineCase):
         await machine.pass_time(LOOK_S)
         self.assertIsNone(whole())
         self.assertIsNotNone(drives.read_now(what.content, 0, 1))
+        # A drive that is away can be taken out: nothing of it is open.
+        self.assertEqual(len(drives.drives[1].store.kept), 0)
+        machine.put_back(2)
+        await machine.pass_time(LOOK_S)
+        self.assertEqual(whole(), what.data)
+
+    async def test_shards_that_are_deleted(self) -> None:
+        """What the store itself removes or replaces is not kept open."""
+        _, drives, what = await self.begin(10_000)
+        self.assertEqual(drives.read_now(what.content, 0, 10_000), what.data)
+        self.assertEqual([len(drive.store.kept) for drive in drives.drives], [1, 1, 1, 1, 0, 0])
+        await drives.drives[0].node.delete(what.content.hash)
+        await drives.drives[1].node.discard(what.content.hash, 1)
+        self.assertEqual([len(drive.store.kept) for drive in drives.drives], [0, 0, 1, 1, 0, 0])
+        self.assertIsNone(drives.read_now(what.content, 0, 10_000))
 
     async def test_what_does_not_matter(self) -> None:
         """Without parity, and whatever became of the shards beside a range, it is read."""

@@ -23,6 +23,7 @@ DEFAULT = Config(
     pack_below=0,
     max_object_size=5 << 40,
     max_connections=137,
+    kept_files=0,
     access_log=None,
     body_timeout_s=60.0,
     shutdown_grace_s=30.0,
@@ -90,6 +91,7 @@ class ReadConfigTests(SyncTestCase):
                 pack_below=65536,
                 max_object_size=10 << 20,
                 max_connections=7,
+                kept_files=0,
                 access_log="/srv/log/access",
                 body_timeout_s=1.5,
                 shutdown_grace_s=0.0,
@@ -138,6 +140,7 @@ class ReadConfigTests(SyncTestCase):
                 pack_below=1,
                 max_object_size=3,
                 max_connections=1_000_000,
+                kept_files=0,
                 access_log="/var/log/dostore",
                 body_timeout_s=5.0,
                 shutdown_grace_s=86400.0,
@@ -305,7 +308,10 @@ class ReadConfigTests(SyncTestCase):
         few = read_config({}, {}, "/srv", open_files=20)
         self.assertEqual(few, evolve(DEFAULT, max_connections=16))
         many = read_config({}, {}, "/srv", open_files=1 << 30)
-        self.assertEqual(many, evolve(DEFAULT, max_connections=4096))
+        self.assertEqual(many, evolve(DEFAULT, max_connections=4096, kept_files=8192))
+        some = read_config({}, {}, "/srv", open_files=20_000)
+        self.assertEqual(some, evolve(DEFAULT, max_connections=2133, kept_files=5000))
+        self.assertLessEqual(some.max_connections * 7 + some.kept_files + 64, 20_000)
 
 
 class DrivesTests(SyncTestCase):

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import MIN_BLOCK_BYTES, Scheme
-from dostore.core.shardfile import PAGE_BLOCKS, ShardFileBuilder
+from dostore.core.shardfile import PAGE_BLOCKS, PAGE_BYTES, ShardFileBuilder
 from dostore.core.window import Window
 from tests.support.cases import SyncTestCase
 from tests.support.properties import prove
 from tests.support.shards import Sample, sample
 
-SCHEMES = (Scheme(4, 2, MIN_BLOCK_BYTES), Scheme(1, 0, MIN_BLOCK_BYTES), Scheme(3, 1, 4097))
+#: One data shard, so that a file with pages has few megabytes.
+NARROW = Scheme(1, 0, MIN_BLOCK_BYTES)
+
+SCHEMES = (Scheme(4, 2, MIN_BLOCK_BYTES), NARROW, Scheme(3, 1, 4097))
 
 
 def file_of(what: Sample, index: int, level: int | None = None) -> bytes:
@@ -29,7 +32,7 @@ def file_of(what: Sample, index: int, level: int | None = None) -> bytes:
 
 def scatter(window: Window, index: int, buffer: memoryview, file: bytes) -> bool:
     """Read a shard's file as a drive would; whether it came as it had to."""
-    footer = memoryview(bytearray(window.footer_bytes + 1))
+    footer = memoryview(bytearray(window.told_bytes))
     places = window.places(buffer, index)
     for offset, buffers, size in window.parts(places, footer):
         at = offset
@@ -86,7 +89,7 @@ class WindowTests(SyncTestCase):
         assert window is not None
         buffer = memoryview(bytearray(window.size))
         self.assertTrue(scatter(window, 1, buffer, file))
-        at = [*range(0, len(file), 97), *range(len(file) - window.footer_bytes, len(file))]
+        at = [*range(0, len(file), 97), *range(len(file) - window.told_bytes, len(file))]
         for position in at:
             other = bytearray(file)
             other[position] ^= 1
@@ -136,14 +139,46 @@ class WindowTests(SyncTestCase):
         self.assertTrue(scatter(window, 0, buffer, file_of(what, 0)))
         self.assertFalse(scatter(window, 0, buffer, file_of(what, 0, level=1)))
 
-    def test_what_has_no_window(self) -> None:
-        """Shards with pages between their blocks have none, nor have those without a block."""
-        scheme = SCHEMES[1]
-        content_hash = ContentHash(bytes(32))
-        largest = Content(content_hash, (PAGE_BLOCKS - 1) * MIN_BLOCK_BYTES, scheme)
-        larger = Content(content_hash, largest.size + 1, scheme)
-        self.assertIsNotNone(Window.around(largest, 0, 1))
-        self.assertIsNotNone(Window.of_shard(largest, 0))
-        self.assertIsNone(Window.around(larger, 0, 1))
-        self.assertIsNone(Window.of_shard(larger, 0))
-        self.assertIsNone(Window.of_shard(Content(content_hash, 0, scheme), 0))
+    def test_between_pages(self) -> None:
+        """With pages between its blocks a shard is read alike, but not across one of them."""
+        block, page = MIN_BLOCK_BYTES, PAGE_BLOCKS * MIN_BLOCK_BYTES
+        for size in (page, page + 1, 2 * page + 9, 2 * page + 5 * block):
+            what = sample(size, 3, NARROW)
+            file = file_of(what, 0)
+            for start in (0, page - 1, page, 2 * page - 1, 2 * page, 2 * page + 8, size - 1):
+                stop = min(start + block, size, start - start % page + page)
+                if start >= size:
+                    continue
+                window = Window.around(what.content, start, stop)
+                assert window is not None
+                buffer = memoryview(bytearray(window.size))
+                self.assertTrue(scatter(window, 0, buffer, file), (size, start))
+                self.assertEqual(
+                    buffer[window.before : window.before + stop - start], what.data[start:stop]
+                )
+                self.assertFalse(scatter(window, 0, buffer, file + b"\0"))
+                self.assertFalse(scatter(window, 0, buffer, file[:-1]))
+            if size > page:
+                self.assertIsNone(Window.around(what.content, page - 1, page + 1))
+                self.assertIsNone(Window.of_shard(what.content, 0))
+
+    def test_damaged_pages(self) -> None:
+        """Damage to the page that tells of a block, or to what tells of the page, is noticed."""
+        page = PAGE_BLOCKS * MIN_BLOCK_BYTES
+        what = sample(page + 1, 3, NARROW)
+        file = file_of(what, 0)
+        window = Window.around(what.content, 5, 6)
+        assert window is not None
+        buffer = memoryview(bytearray(window.size))
+        footer = page + PAGE_BYTES + 1
+        for at in (0, page, page + 7, page + PAGE_BYTES - 1, *range(footer, len(file))):
+            other = bytearray(file)
+            other[at] ^= 1
+            self.assertFalse(scatter(window, 0, buffer, bytes(other)), at)
+        other = bytearray(file)
+        other[MIN_BLOCK_BYTES] ^= 1
+        self.assertTrue(scatter(window, 0, buffer, bytes(other)))
+
+    def test_nothing(self) -> None:
+        """Without a block there is no window."""
+        self.assertIsNone(Window.of_shard(Content(ContentHash(bytes(32)), 0, NARROW), 0))

@@ -209,17 +209,20 @@ class FaultyFiles(Files):
                 return None
         return super().read_cached(path, buffer)
 
-    def read_parts_cached(self, path: str, parts: Sequence[Part]) -> bool:
+    def open_now(self, path: str) -> int:
         """See Files, and :meth:`read_cached`, as which it counts."""
         for fault in self._faults:
-            if fault.strikes(("read_cached", "open", "pread"), path):
-                return False
-        return super().read_parts_cached(path, parts)
+            if fault.strikes(("read_cached", "open"), path):
+                return -1
+        fd = super().open_now(path)
+        if fd >= 0:
+            self._paths[fd] = path
+        return fd
 
     def read_parts_now(self, fd: int, parts: Sequence[Part]) -> bool:
-        """See Files; what would be struck cannot be had without a wait."""
+        """See Files, and :meth:`read_cached`, as which it counts."""
         for fault in self._faults:
-            if fault.strikes(("read_parts_now", "pread"), self._path(fd)):
+            if fault.strikes(("read_cached", "read_parts_now", "pread"), self._path(fd)):
                 return False
         return super().read_parts_now(fd, parts)
 

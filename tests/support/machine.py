@@ -92,6 +92,7 @@ class Machine:
         self.quorum: int | None = None
         #: Below what size the next start keeps contents as copies.
         self.copies_below = 0
+        self.kept_files = 60
         #: By what the next start compresses shards.
         self.compression_level: int | None = None
         #: More than nothing: there are other API servers, whose leases nobody here knows.
@@ -117,6 +118,7 @@ class Machine:
             make_workers=self._make_workers,
             clock=self.clock,
             now=self.now,
+            kept_files=self.kept_files,
             compression_level=self.compression_level,
         )
         await self.drives.start()
