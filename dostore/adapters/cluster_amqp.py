@@ -14,8 +14,9 @@ from zope.interface import implementer
 
 from dostore.adapters.bus import Complaints, Delivery, IBus, ISubscription
 from dostore.adapters.membership import Membership, Peer
-from dostore.adapters.node_puts import IPuttingNode, put_all
+from dostore.adapters.remote_nodes import IRemoteNode, get_all, put_all
 from dostore.background import Background
+from dostore.core.batch import MAX_SHARD_BYTES
 from dostore.core.messages import (
     API_SERVERS,
     ASK,
@@ -46,6 +47,10 @@ BROKER_SILENT_S = 4.0
 
 #: Nodes that are asked directly have this long.
 DIRECT_S = 2.5
+
+#: A small content that was not fetched after so long is opened shard by shard, others than its
+#: data shards too.
+FETCH_S = 0.4
 
 #: The places of so many contents are remembered.
 MAX_REMEMBERED = 20_000
@@ -148,7 +153,7 @@ class AmqpCluster:
     def __init__(
         self,
         bus: IBus,
-        make_node: Callable[[str], IPuttingNode],
+        make_node: Callable[[str], IRemoteNode],
         shards: int,
         clock: IReactorTime,
     ) -> None:
@@ -235,6 +240,22 @@ class AmqpCluster:
         """See ICluster."""
         nodes = self._membership.nodes()
         return await put_all(nodes, content, placed, shards, need, self._clock, only_new=True)
+
+    async def fetch(self, content: Content) -> bytes | None:
+        """See ICluster."""
+        scheme = content.scheme
+        if content.size > scheme.stripe_size or scheme.shard_size(content.size) > MAX_SHARD_BYTES:
+            return None
+        live = self._membership.live_nodes()
+        expected = self.expected(content.hash, scheme.k)
+        found: dict[int, IRemoteNode] = {}
+        for index in range(scheme.k):
+            addresses = expected.get(index, ())
+            node = live.get(addresses[0]) if addresses else None
+            if node is None:
+                return None
+            found[index] = node
+        return await get_all(found, content, self._clock, FETCH_S)
 
     def placed(self, content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """See ICluster."""

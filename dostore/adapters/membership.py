@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from dostore.adapters.bus import Complaints, IBus
-from dostore.adapters.node_puts import IPuttingNode
+from dostore.adapters.remote_nodes import IRemoteNode
 from dostore.core.messages import Heartbeat
 from dostore.ports import Member
 
@@ -39,7 +39,7 @@ class Peer:
     :ivar suspected_until: it is not live before that.
     """
 
-    node: IPuttingNode
+    node: IRemoteNode
     last: Heartbeat
     heard_at: float
     suspected_until: float = float("-inf")
@@ -62,7 +62,7 @@ class Membership:
     def __init__(
         self,
         bus: IBus,
-        make_node: Callable[[str], IPuttingNode],
+        make_node: Callable[[str], IRemoteNode],
         clock: IReactorTime,
         joined: Callable[[str], None],
     ) -> None:
@@ -76,7 +76,8 @@ class Membership:
         self._members: Sequence[Member] = ()
         self._met_at: float | None = None
         self._live: Sequence[Peer] = ()
-        self._nodes: dict[str, IPuttingNode] = {}
+        self._nodes: dict[str, IRemoteNode] = {}
+        self._live_nodes: dict[str, IRemoteNode] = {}
         self._zones: dict[str, str] = {}
         # What was made of the peers holds until the broker is heard, or it is, as late as this.
         self._holds_until_heard = float("-inf")
@@ -155,10 +156,15 @@ class Membership:
         self._make()
         return self._live
 
-    def nodes(self) -> dict[str, IPuttingNode]:
+    def nodes(self) -> dict[str, IRemoteNode]:
         """The nodes of all that are known, by address."""
         self._make()
         return self._nodes
+
+    def live_nodes(self) -> dict[str, IRemoteNode]:
+        """The nodes of the live ones, by address."""
+        self._make()
+        return self._live_nodes
 
     def zones(self) -> dict[str, str]:
         """The zones of all that are known, by address."""
@@ -189,6 +195,7 @@ class Membership:
             for peer in peers
         ]
         self._nodes = {peer.address: peer.node for peer in peers}
+        self._live_nodes = {peer.address: peer.node for peer in self._live}
         self._zones = {peer.address: peer.last.zone for peer in peers}
         self._holds_until_heard = min(
             [peer.heard_at + LIVE_S for peer in peers if self._is_heard(peer)]

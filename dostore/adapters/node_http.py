@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
@@ -15,7 +16,7 @@ from zope.interface import implementer
 
 from dostore.adapters.http_link import QUICK_TIMEOUT_S, HttpLink
 from dostore.adapters.node_batch import Lane
-from dostore.adapters.node_puts import IPuttingNode, Tell
+from dostore.adapters.remote_nodes import IRemoteNode, Take, Tell
 from dostore.adapters.temp_http import HttpTemps
 from dostore.core.batch import GET, MAX_SHARD_BYTES, NEW, PUT, Question, Reply
 from dostore.core.datafields import (
@@ -72,7 +73,7 @@ _MAX_DETAIL = 300
 _FRAMED: Field = (b"X-Framed", b"1")
 
 
-@implementer(IPuttingNode)
+@implementer(IRemoteNode)
 class HttpNode:
     """A data server as a node.
 
@@ -132,7 +133,7 @@ class HttpNode:
     def begin_put(
         self, content: Content, index: int, blocks: Sequence[Block], tell: Tell, only_new: bool
     ) -> Callable[[], None]:
-        """See IPuttingNode."""
+        """See IRemoteNode."""
         size = _shard_size(content, blocks)
         if size > MAX_SHARD_BYTES:
             return self._begin_alone(content, index, blocks, tell, only_new)
@@ -152,7 +153,7 @@ class HttpNode:
     def _begin_alone(
         self, content: Content, index: int, blocks: Sequence[Block], tell: Tell, only_new: bool
     ) -> Callable[[], None]:
-        """See IPuttingNode, for a shard that does not travel with others."""
+        """See IRemoteNode, for a shard that does not travel with others."""
 
         async def put() -> None:
             if only_new and await self.holds(content.hash):
@@ -218,6 +219,25 @@ class HttpNode:
                 f"{self.address} sent {len(reply.data)} bytes of shard {index}, not {expected}."
             )
         return _HttpReader(self, ShardInfo(content, index), None if told_only else reply.data)
+
+    def begin_get(self, content: Content, index: int, take: Take) -> Callable[[], None]:
+        """See IRemoteNode."""
+
+        def told(outcome: Reply | Exception) -> None:
+            data = None
+            if isinstance(outcome, Reply) and (
+                (outcome.status, outcome.content, tuple(outcome.indexes))
+                == (200, content, (index,))
+                and len(outcome.data) == framed_size(content)
+            ):
+                blocks = content.scheme.stripe_count(content.size)
+                # What is not right with it is found out by who opens it.
+                with suppress(BadShard):
+                    data = unframe(outcome.data, block_lengths(content, 0, blocks))
+            take(data)
+
+        size = content.scheme.shard_size(content.size)
+        return self._gets.begin(Question(GET, content.hash, index), (), size, told).leave
 
     def _failure(self, reply: Reply) -> DostoreError:
         """What a reply to an entry of a batch means that is no success."""

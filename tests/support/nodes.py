@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from dostore.adapters.node_puts import IPuttingNode
+from dostore.adapters.remote_nodes import IRemoteNode
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
 from dostore.errors import AlreadyHeld, NodeUnavailable
 
 
-@implementer(IPuttingNode)
+@implementer(IRemoteNode)
 class KnowingNode:
     """Answers ``holds``, and takes small shards, or fails both, or lets both wait; gives none.
 
@@ -70,7 +70,7 @@ class KnowingNode:
         tell: Callable[[Exception | None], None],
         only_new: bool,
     ) -> Callable[[], None]:
-        """See IPuttingNode."""
+        """See IRemoteNode."""
 
         async def put() -> None:
             if only_new and self.held(content.hash):

@@ -1,4 +1,4 @@
-"""Whole small shards of a content on their way to several data servers: one wait for them all."""
+"""Small shards on their way to and from several data servers: one wait for all of a content's."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ Block = bytes | memoryview
 Tell = Callable[[Exception | None], None]
 
 
-class IPuttingNode(IShardNode):
-    """A node that has a cheaper way to be given a shard than a coroutine."""
+#: Takes the blocks of a whole shard, verified and joined; None: they cannot be had so.
+Take = Callable[[bytes | None], None]
+
+
+class IRemoteNode(IShardNode):
+    """A node that has cheaper ways to be given a shard, and to give one, than coroutines."""
 
     def begin_put(
         content: Content, index: int, blocks: Sequence[Block], tell: Tell, only_new: bool
@@ -30,6 +34,13 @@ class IPuttingNode(IShardNode):
         :param only_new: keep nothing where anything of the content is: AlreadyHeld.
         :returns: what tells that nobody wants the outcome any more; the shard may be put all the
             same.
+        """
+
+    def begin_get(content: Content, index: int, take: Take) -> Callable[[], None]:
+        """Begin to read a whole small shard.
+
+        :param take: is called once at most, maybe at once.
+        :returns: what tells that nobody wants it any more.
         """
 
 
@@ -51,7 +62,7 @@ class _Put:
         self._waiter: Deferred[None] | None = None
 
     def begin(
-        self, node: IPuttingNode, content: Content, index: int, blocks: Sequence[Block], new: bool
+        self, node: IRemoteNode, content: Content, index: int, blocks: Sequence[Block], new: bool
     ) -> None:
         """Begin one of them."""
         self._leaves.append(node.begin_put(content, index, blocks, partial(self.tell, index), new))
@@ -97,7 +108,7 @@ class _Put:
 
 
 async def put_all(
-    nodes: Mapping[str, IPuttingNode],
+    nodes: Mapping[str, IRemoteNode],
     content: Content,
     placed: Mapping[int, str],
     shards: Sequence[Sequence[Block]],
@@ -119,3 +130,64 @@ async def put_all(
             put.begin(node, content, index, shards[index], only_new)
     await put.end()
     return put.outcomes
+
+
+class _Get:
+    """The data shards of one content.
+
+    :ivar shards: the bytes of those that came, by index.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.shards: dict[int, bytes] = {}
+        self._count = count
+        self._failed = False
+        self._waiter: Deferred[bool] | None = None
+        self._leaves: list[Callable[[], None]] = []
+
+    def begin(self, node: IRemoteNode, content: Content, index: int) -> None:
+        """Begin to get one of them."""
+        self._leaves.append(node.begin_get(content, index, partial(self._take, index)))
+
+    def _take(self, index: int, data: bytes | None) -> None:
+        if data is None:
+            self._failed = True
+        else:
+            self.shards[index] = data
+        if self._waiter is not None and self._ended:
+            self._waiter.callback(not self._failed)
+
+    @property
+    def _ended(self) -> bool:
+        return self._failed or len(self.shards) == self._count
+
+    async def end(self, clock: IReactorTime, seconds: float) -> bool:
+        """Whether all came, in time."""
+        if self._ended:
+            return not self._failed
+        waiter = self._waiter = Deferred()
+        timer = clock.callLater(seconds, waiter.callback, False)
+        try:
+            return await waiter
+        finally:
+            self._waiter = None
+            if timer.active():
+                timer.cancel()
+            if len(self.shards) < self._count:
+                for leave in self._leaves:
+                    leave()
+
+
+async def get_all(
+    nodes: Mapping[int, IRemoteNode], content: Content, clock: IReactorTime, seconds: float
+) -> bytes | None:
+    """A small content from its data shards; None when they cannot all be had in time.
+
+    :param nodes: who has each of them, by index.
+    """
+    get = _Get(len(nodes))
+    for index, node in nodes.items():
+        get.begin(node, content, index)
+    if not await get.end(clock, seconds):
+        return None
+    return b"".join([get.shards[index] for index in range(len(nodes))])[: content.size]
