@@ -350,6 +350,13 @@ class ICluster(Interface):
         :returns: None when they cannot be had so, for whatever reason: open the shards.
         """
 
+    async def fetch(content: Content) -> bytes | None:
+        """All bytes of a small content, its blocks verified, from the nodes where its data shards
+        should be, when they are on other machines.
+
+        :returns: None when they cannot be had so, for whatever reason: open the shards.
+        """
+
     async def locate(
         content_hash: ContentHash, everywhere: bool = True
     ) -> Mapping[int, Sequence[str]]:

@@ -227,6 +227,10 @@ class DriveSet:
                 return None
         return buffer[window.before : window.before + stop - start]
 
+    async def fetch(self, content: Content) -> bytes | None:
+        """See ICluster: nothing is on another machine."""
+        return None
+
     async def locate(
         self, content_hash: ContentHash, everywhere: bool = True
     ) -> Mapping[int, Sequence[str]]:

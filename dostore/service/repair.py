@@ -32,11 +32,11 @@ _log = Logger()
 CONCURRENCY = 2
 
 #: Contents that were read are glanced at together, this long after the first of them.
-GLANCE_DELAY_S = 0.02
+GLANCE_DELAY_S = 0.1
 
 #: Of more reads than this in that time, some are not followed by a glance: looking after contents
 #: must not slow down reading them, and those that are read so often get their glance another time.
-_GLANCES = 16
+_GLANCES = 64
 
 
 #: A shard is made again only where so much stays free: a drive that it fills would refuse every

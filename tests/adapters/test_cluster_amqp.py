@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from dostore.adapters.announcer_amqp import HEARTBEAT_S, LEAST_INTERVAL_S, Announcer
 from dostore.adapters.cluster_amqp import (
     BROKER_ANSWERS_S,
     DIRECT_S,
+    FETCH_S,
     LOCATE_S,
     MAX_REMEMBERED,
     AmqpCluster,
@@ -28,12 +29,13 @@ from dostore.core.messages import (
 )
 from dostore.core.names import ContentHash
 from dostore.core.placement import rank
+from dostore.core.scheme import Scheme
 from dostore.errors import NodeUnavailable
 from dostore.ports import PUT_GRACE_S, ICluster
 from tests.support.bus import MemoryBroker, MemoryBus
 from tests.support.cases import SyncTestCase
 from tests.support.nodes import KnowingNode
-from tests.support.shards import sample
+from tests.support.shards import Sample, sample
 
 T = TypeVar("T")
 
@@ -588,6 +590,91 @@ class PutTests(ClusterCase):
         outcomes = self.end(self.cluster.put(what.content, dict(enumerate(SIX)), what.shards, 5))
         self.assertIsInstance(outcomes[5], NodeUnavailable)
         self.assertEqual(sum(error is None for error in outcomes.values()), 5)
+
+
+class FetchTests(ClusterCase):
+    """Small contents from their data shards."""
+
+    def setUp(self) -> None:
+        """Six data servers with a content."""
+        super().setUp()
+        self.start(*SIX)
+        self.what = sample(10_000, scheme=Scheme())
+        self.ranked = rank(self.what.content.hash, SIX)
+        for index, address in enumerate(self.ranked):
+            kept = self.node(address).kept
+            kept[self.what.content.hash, index] = self.what.plain(index)
+
+    def fetch(self, what: Sample | None = None) -> Deferred[bytes | None]:
+        """Begin to fetch the content, or another."""
+        return Deferred.fromCoroutine(self.cluster.fetch((what or self.what).content))
+
+    def test_all_there(self) -> None:
+        """The data shards make the content, whatever its size; the others are not asked."""
+        for address in self.ranked[4:]:
+            self.node(address).gate = Deferred()
+        self.assertEqual(self.successResultOf(self.fetch()), self.what.data)
+        for size in (0, 1, 3, 4, 5, 262_144):
+            what = sample(size, scheme=Scheme())
+            for index, address in enumerate(rank(what.content.hash, SIX)):
+                self.node(address).kept[what.content.hash, index] = what.plain(index)
+                self.node(address).gate = None
+            self.assertEqual(self.successResultOf(self.fetch(what)), what.data)
+
+    def test_too_large(self) -> None:
+        """A content of several stripes, or of large shards, is to be opened."""
+        for what in (
+            sample(262_145, scheme=Scheme()),
+            sample(65_537, scheme=Scheme(1, 1, 1 << 17)),
+        ):
+            self.assertIsNone(self.successResultOf(self.fetch(what)))
+
+    def test_one_missing(self) -> None:
+        """When one is not there, nothing is waited for any more."""
+        gate: Deferred[None] = Deferred()
+        self.node(self.ranked[0]).gate = gate
+        fetching = self.fetch()
+        self.assertNoResult(fetching)
+        del self.node(self.ranked[2]).kept[self.what.content.hash, 2]
+        self.assertIsNone(self.successResultOf(self.fetch()))
+        gate.callback(None)
+        self.assertEqual(self.successResultOf(fetching), self.what.data)
+
+    def test_one_away(self) -> None:
+        """Of a node that is away nothing is asked, nor of the others."""
+        self.cluster.suspect(self.ranked[3])
+        for address in self.ranked:
+            self.node(address).gate = Deferred()
+        self.assertIsNone(self.successResultOf(self.fetch()))
+
+    def test_one_late(self) -> None:
+        """A node that hangs is not waited for long; what it says later is nobody's."""
+        gate: Deferred[None] = Deferred()
+        self.node(self.ranked[1]).gate = gate
+        fetching = self.fetch()
+        self.clock.advance(FETCH_S - 0.01)
+        self.assertNoResult(fetching)
+        self.clock.advance(0.02)
+        self.assertIsNone(self.successResultOf(fetching))
+
+    def test_cancelled(self) -> None:
+        """Who waits no longer leaves nothing behind."""
+        self.node(self.ranked[1]).gate = Deferred()
+        before = len(self.clock.getDelayedCalls())
+        fetching = self.fetch()
+        fetching.cancel()
+        self.failureResultOf(fetching, CancelledError)
+        self.assertEqual(len(self.clock.getDelayedCalls()), before)
+
+    def test_moved(self) -> None:
+        """Shards that are known to be elsewhere are asked for there."""
+        kept = self.node(self.ranked[0]).kept
+        self.node(self.ranked[5]).kept[self.what.content.hash, 0] = kept.pop(
+            (self.what.content.hash, 0)
+        )
+        self.assertIsNone(self.successResultOf(self.fetch()))
+        self.cluster.placed(self.what.content.hash, {0: self.ranked[5]})
+        self.assertEqual(self.successResultOf(self.fetch()), self.what.data)
 
 
 class GoTests(ClusterCase):

@@ -711,6 +711,27 @@ class BatchTests(LiarCase):
         self.assertEqual(await reader.read(0, 1), WHAT.plain(1)[:4096])
         await reader.close()
 
+    async def test_fetched(self) -> None:
+        """Who only wants a shard if it is as expected gets it, or nothing."""
+        content = WHAT.content
+        wrong = framed(WHAT)[:-1] + bytes([framed(WHAT)[-1] ^ 1])
+        for answer, expected in (
+            (self.reply(), WHAT.plain(1)),
+            (self.reply(404, data=b""), None),
+            (self.reply(indexes=(2,)), None),
+            (self.reply(content=None), None),
+            (self.reply(content=evolve(content, size=content.size - 1)), None),
+            (self.reply(data=b""), None),
+            (self.reply(data=framed(WHAT)[:-1]), None),
+            (self.reply(data=wrong), None),
+            (response(200, {}, b"<html>"), None),
+            (response(503), None),
+        ):
+            node = self.lie(answer)
+            taken: Deferred[bytes | None] = Deferred()
+            node.begin_get(content, 1, taken.callback)
+            self.assertEqual(await taken, expected)
+
     async def test_a_large_one(self) -> None:
         """One that is only told of is read like any large one: what was told is compared."""
         node = self.lie(self.reply(data=b""))

@@ -281,6 +281,9 @@ class MemoryStore:
         (content,) = version.contents
         return memoryview(self.contents[content.hash])[start:stop]
 
+    async def fetch(self, version: Version) -> None:
+        """See ObjectStore: it is opened."""
+
     async def open(self, version: Version, span: tuple[int, int] | None = None) -> MemoryReader:
         """See ObjectStore."""
         await self.pause("open")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
 from dostore.adapters.remote_nodes import IRemoteNode
@@ -20,6 +20,7 @@ class KnowingNode:
     """Answers ``holds``, and takes small shards, or fails both, or lets both wait; gives none.
 
     :ivar shards: the indexes by content.
+    :ivar kept: the bytes of some shards.
     :ivar down: it cannot be reached.
     :ivar gate: what an answer, or the taking of a shard, waits for.
     :ivar asked: how often it was asked.
@@ -30,6 +31,7 @@ class KnowingNode:
         # Nobody asks it for one.
         self.temps: Any = None
         self.shards: dict[ContentHash, set[int]] = {}
+        self.kept: dict[tuple[ContentHash, int], bytes] = {}
         self.down = False
         self.gate: Deferred[None] | None = None
         self.asked = 0
@@ -80,6 +82,20 @@ class KnowingNode:
         putting = Deferred.fromCoroutine(put())
         _ = putting.addCallbacks(lambda _: tell(None), lambda failure: tell(failure.value))
         return putting.cancel
+
+    def begin_get(
+        self, content: Content, index: int, take: Callable[[bytes | None], None]
+    ) -> Callable[[], None]:
+        """See IRemoteNode: what it has is in ``kept``, once the gate is open."""
+
+        async def get() -> None:
+            if self.gate is not None:
+                await self.gate
+            take(None if self.down else self.kept.get((content.hash, index)))
+
+        getting = Deferred.fromCoroutine(get())
+        _ = getting.addErrback(lambda failure: failure.trap(CancelledError))
+        return getting.cancel
 
     async def open(
         self, content_hash: ContentHash, index: int, size: int | None = None

@@ -65,6 +65,9 @@ async def _send_span(
     span: tuple[int, int],
 ) -> None:
     """Answer by the bytes as they are, which are to be waited for."""
+    if span == (0, version.size) and (body := await store.fetch(version)) is not None:
+        request.respond(status, headers, body)
+        return
     reader = await store.open(version, span)
     try:
         await _send_reader(request, status, headers, reader)
@@ -133,7 +136,11 @@ async def _send_compressed(
     codings: Codings,
 ) -> None:
     """Answer by gzip, or by the bytes as they are when they do not shrink and will do."""
-    body = store.read_now(version) if version.size < LARGE_BYTES else None
+    body: bytes | memoryview | None = None
+    if version.size < LARGE_BYTES:
+        body = store.read_now(version)
+        if body is None:
+            body = await store.fetch(version)
     if body is not None:
         await _send_small_compressed(store.workers, request, version, headers, body, codings)
         return
