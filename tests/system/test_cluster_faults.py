@@ -73,9 +73,10 @@ class KilledServerTests(FaultCase):
             os.utime(path, (hour_ago, hour_ago))
         for server in self.cluster.data:
             server.spawn()
-        # To the API servers they have never been away.
+        # To the API servers they may never have been away.
         for server in self.cluster.data:
             server.wait_ready()
+        self.cluster.wait_ready()
         self.assertEqual(self.temp(), [])
         self.assertEqual(load.check(other), [])
 
