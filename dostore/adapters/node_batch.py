@@ -33,9 +33,11 @@ _log = Logger()
 #: Requests of one kind to one server at the same time.
 MAX_FLYING = 4
 
-#: While a request is on its way what comes waits for its answer, so that it travels together: this
-#: long, and no longer. A server that answers sooner has no use for more requests at a time.
+#: While a request is on its way what comes waits for its answer, so that it travels together: twice
+#: as long as an answer took lately, at least and at most this long. A server that answers as ever
+#: has no use for more requests at a time, and one that is busy even less.
 PATIENCE_S = 0.005
+LONGEST_PATIENCE_S = 0.05
 
 Tell = Callable[[Reply | Exception], None]
 
@@ -102,6 +104,7 @@ class Lane:
         self._queue: deque[Waiting] = deque()
         self._flights: list[Flight] = []
         self._timer: IDelayedCall | None = None
+        self._patience_s = PATIENCE_S
 
     async def ask(self, question: Question, blocks: Sequence[Block], weight: int) -> Reply:
         """The answer to an entry.
@@ -142,7 +145,7 @@ class Lane:
         """Send what may be sent now."""
         while self._queue and len(self._flights) < MAX_FLYING:
             if self._flights:
-                left_s = self._flights[-1].began_s + PATIENCE_S - self._link.clock.seconds()
+                left_s = self._flights[-1].began_s + self._patience_s - self._link.clock.seconds()
                 if left_s > 0:
                     if self._timer is None:
                         self._timer = self._link.clock.callLater(left_s, self._impatient)
@@ -198,6 +201,7 @@ class Lane:
         batch = list(flight.batch)
         outcomes: Sequence[Reply | Exception]
         if isinstance(outcome, Answer):
+            self._learn(self._link.clock.seconds() - flight.began_s)
             outcomes = self._read(outcome, batch)
         else:
             if not outcome.check(DostoreError, CancelledError):
@@ -216,6 +220,11 @@ class Lane:
             self._wake()
         else:
             self._stop_timer()
+
+    def _learn(self, took_s: float) -> None:
+        """How long an answer took."""
+        patience_s = self._patience_s + (2 * took_s - self._patience_s) / 8
+        self._patience_s = min(max(patience_s, PATIENCE_S), LONGEST_PATIENCE_S)
 
     def _read(self, answer: Answer, batch: Sequence[Waiting]) -> Sequence[Reply | Exception]:
         try:

@@ -72,6 +72,9 @@ _MAX_DETAIL = 300
 
 _FRAMED: Field = (b"X-Framed", b"1")
 
+#: Keep nothing where anything of the content is.
+_NEW: tuple[Field, ...] = ((b"If-None-Match", b"*"),)
+
 
 @implementer(IRemoteNode)
 class HttpNode:
@@ -119,11 +122,17 @@ class HttpNode:
             return
         if size > MAX_PUT_BYTES:
             await self._put_large(content, index, blocks)
-            return
+        else:
+            await self._put_alone(content, index, blocks)
+
+    async def _put_alone(
+        self, content: Content, index: int, blocks: Sequence[Block], more: Sequence[Field] = ()
+    ) -> None:
         fields = [
             (b"Size", b"%d" % content.size),
             (b"X-Scheme", format_scheme(content.scheme)),
             (b"Digest", ShardDigest(shard=hash_of_shard(blocks)).format()),
+            *more,
         ]
         target = b"/objects/" + shard_path(content.hash, index)
         answer = await self.link.ask(b"PUT", target, fields, blocks)
@@ -155,10 +164,15 @@ class HttpNode:
     ) -> Callable[[], None]:
         """See IRemoteNode, for a shard that does not travel with others."""
 
+        size = content.scheme.shard_size(content.size)
+
         async def put() -> None:
-            if only_new and await self.holds(content.hash):
+            if size <= MAX_PUT_BYTES:
+                await self._put_alone(content, index, blocks, _NEW if only_new else ())
+            elif only_new and await self.holds(content.hash):
                 raise AlreadyHeld(f"{self.address} has a shard of this content.")
-            await self.put(content, index, blocks)
+            else:
+                await self._put_large(content, index, blocks)
 
         def told(failure: Failure | None) -> None:
             if failure is None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from attrs import define, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from dostore.background import Background
 from dostore.core.model import Content
@@ -47,7 +48,7 @@ INLINE_BYTES = 128 * 1024
 
 #: Where asking costs, a content up to this is put as a new one, and looked for only when it is not:
 #: to ask first would cost about as much, and most contents are new.
-AS_NEW_BYTES = 256 * 1024
+AS_NEW_BYTES = BATCH_BYTES
 
 
 @define(eq=False)
@@ -111,6 +112,28 @@ class ShardsOnTheirWay(Protocol):
 
     def abort(self) -> None:
         """Remove them. Nobody waits for a node that hangs."""
+
+
+@implementer(IByteSource)
+class _Ahead:
+    """A source of which some bytes were read ahead."""
+
+    def __init__(self, ahead: bytes, source: IByteSource) -> None:
+        self._ahead = ahead
+        self._source = source
+
+    async def read(self, size: int) -> bytes:
+        """See IByteSource."""
+        taken, self._ahead = self._ahead[:size], self._ahead[size:]
+        if len(taken) < size:
+            taken += await self._source.read(size - len(taken))
+        return taken
+
+    async def read_some(self, size: int) -> bytes:
+        """See IByteSource."""
+        if self._ahead:
+            return await self.read(min(size, len(self._ahead)))
+        return await self._source.read_some(size)
 
 
 class ContentWriter:
@@ -191,6 +214,12 @@ class ContentWriter:
         if len(head) < self._batch_bytes:
             return await self._write_small(head, digest)
         self.require_quorum(self._schemes.quorum)
+        if self._cluster.asking_costs:
+            # A content of just so many bytes would take three requests a node, where one will do.
+            ahead = await source.read(self._batch_bytes)
+            if not ahead:
+                return await self._write_small(head, digest)
+            source = _Ahead(ahead, source)
         if digest is not None:
             async with self._leased(digest) as finding:
                 stored = await self._find_stored(digest)

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from dostore.adapters.node_batch import MAX_FLYING, PATIENCE_S, Lane
+from dostore.adapters.node_batch import LONGEST_PATIENCE_S, MAX_FLYING, PATIENCE_S, Lane
 from dostore.core.batch import (
     GET,
     MAX_BATCH_BYTES,
@@ -157,6 +157,36 @@ class LaneTests(SyncTestCase):
             self.successResultOf(each)
         self.turn()
         self.assertEqual(self.link.clock.getDelayedCalls(), [])
+
+    def test_patience_with_a_server_that_is_slow(self) -> None:
+        """When answers take longer, what comes waits longer for them, but not for ever."""
+        for _ in range(50):
+            asking = self.ask(1)
+            self.turn()
+            self.link.clock.advance(0.01)
+            self.link.answer()
+            self.successResultOf(asking)
+        _ = self.ask(1)
+        self.turn()
+        _ = self.ask(2)
+        self.turn()
+        self.link.clock.advance(0.019)
+        self.assertEqual(self.sizes(), [1])
+        self.link.clock.advance(0.001)
+        self.assertEqual(self.sizes(), [1, 1])
+        self.link.clock.advance(60)
+        self.link.answer()
+        self.link.answer()
+        _ = self.ask(1)
+        self.turn()
+        _ = self.ask(2)
+        self.turn()
+        self.link.clock.advance(LONGEST_PATIENCE_S - 0.001)
+        self.assertEqual(self.sizes(), [1])
+        self.link.clock.advance(0.001)
+        self.assertEqual(self.sizes(), [1, 1])
+        self.link.answer()
+        self.link.answer()
 
     def test_how_many(self) -> None:
         """A request has so many entries, and moves so many bytes, unless one alone moves more."""

@@ -54,13 +54,15 @@ class NewContentTests(WritingCase):
     async def test_new(self) -> None:
         """Nobody is asked for a small content that is new; for a larger one everybody is."""
         machine = await self.machine()
-        for size in (0, 1, SMALL, AS_NEW_BYTES):
+        for size in (0, 1, SMALL, AS_NEW_BYTES - 1, AS_NEW_BYTES):
             version = await machine.put(f"new{size}", content(size))
             self.assert_whole(machine, version)
             self.assertEqual(await machine.get(version.name), content(size))
-        self.assertEqual((self.located, self.put_as_new), (0, 4))
-        await machine.put("larger", content(AS_NEW_BYTES + 1))
-        self.assertEqual((self.located, self.put_as_new), (1, 4))
+        self.assertEqual((self.located, self.put_as_new), (0, 5))
+        for size in (AS_NEW_BYTES + 1, 2 * AS_NEW_BYTES, 2 * AS_NEW_BYTES + 1, LARGE):
+            version = await machine.put(f"larger{size}", content(size))
+            self.assertEqual(await machine.get(version.name), content(size))
+        self.assertEqual((self.located, self.put_as_new), (4, 5))
 
     async def test_again(self) -> None:
         """A content that is there is kept once, and told from a new one."""

@@ -32,7 +32,7 @@ from dostore.errors import (
 )
 from dostore.fanout import Outcome, gather
 from dostore.ports import IShardNode, IWorkers
-from dostore.web.data.claims import Claims, ShardConflict
+from dostore.web.data.claims import Claims, ShardConflict, ShardsHere
 from dostore.web.data.shards import INLINE_BYTES, check_digest
 from dostore.web.request import Request
 from dostore.web.resource import Resource
@@ -77,16 +77,8 @@ class Batch:
     async def _put(self, question: Question, data: memoryview) -> Reply:
         content, index = question.content, question.index
         assert content is not None, "what is put belongs to a content"
-        if question.kind == NEW:
-            here = set(await self._node.holds(question.hash))
-            if (claimed := self._claims.claimed(question.hash)) is not None:
-                here.add(claimed)
-            if here:
-                return Reply(412, question.hash, here)
-        self._claims.enter(question.hash, index)
-        try:
-            if question.kind != NEW:
-                await self._claims.require_free(question.hash, index)
+        only_new = question.kind == NEW
+        async with self._claims.claim(question.hash, index, only_new=only_new):
             step = content.scheme.block_size
             blocks = [data[at : at + step] for at in range(0, len(data), step)]
             digest = ShardDigest(shard=question.shard_hash)
@@ -95,8 +87,6 @@ class Batch:
             else:
                 await self._workers.run(check_digest, digest, content, index, blocks)
             await self._node.put(content, index, blocks)
-        finally:
-            self._claims.leave(question.hash)
         return Reply(200, question.hash, (index,))
 
     async def _get(self, question: Question, room: _Room) -> Reply:
@@ -152,6 +142,8 @@ def _reply(question: Question, outcome: Outcome[Reply]) -> Reply:
         return outcome.value
     if isinstance(error, ShardConflict):
         return Reply(error.status, question.hash, (error.index,), None, _text(error))
+    if isinstance(error, ShardsHere):
+        return Reply(412, question.hash, error.indexes, None, _text(error))
     if isinstance(error, BadShard):
         # Not 404: a shard that goes bad is told from one that was never here.
         return Reply(410, question.hash, (), None, _text(error))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from dostore.core.names import ContentHash
-from dostore.errors import BadShard, Conflict, ShardMissing
+from dostore.errors import AlreadyHeld, BadShard, Conflict, ShardMissing
 from dostore.ports import IShardNode
 
 
@@ -24,6 +24,17 @@ class ShardConflict(Conflict):
         self.index = index
 
 
+class ShardsHere(AlreadyHeld):
+    """Something of a content is here, or is being written, that was taken for new.
+
+    :ivar indexes: of the shards.
+    """
+
+    def __init__(self, indexes: Collection[int]) -> None:
+        super().__init__("Shards of this content are here, or are being written.")
+        self.indexes = indexes
+
+
 class Claims:
     """Which shard of a content is being written here."""
 
@@ -31,40 +42,34 @@ class Claims:
         self._node = node
         self._claimed: dict[ContentHash, tuple[int, int]] = {}
 
-    def claimed(self, content_hash: ContentHash) -> int | None:
-        """Which shard of a content is being written, if one is."""
-        claimed = self._claimed.get(content_hash)
-        return None if claimed is None else claimed[0]
+    @asynccontextmanager
+    async def claim(
+        self, content_hash: ContentHash, index: int, *, only_new: bool = False
+    ) -> AsyncIterator[None]:
+        """Write a shard inside; several may write the same one.
 
-    def enter(self, content_hash: ContentHash, index: int) -> None:
-        """Begin to write a shard; :meth:`leave` must follow.
-
-        :raises ShardConflict: another shard of the content is being written.
+        :param only_new: only if nothing of the content is here, can be given back, or is being
+            written; so of several that say so one at most gets inside.
+        :raises ShardConflict: another shard of the content is here, and whole as far as can be
+            told without reading all of it, or is being written.
+        :raises ShardsHere: with ``only_new``.
         """
         claimed, count = self._claimed.get(content_hash, (index, 0))
+        if only_new and count:
+            raise ShardsHere((claimed,))
         if claimed != index:
             raise ShardConflict(claimed)
         self._claimed[content_hash] = (index, count + 1)
-
-    def leave(self, content_hash: ContentHash) -> None:
-        """End what :meth:`enter` began."""
-        index, count = self._claimed.pop(content_hash)
-        if count > 1:
-            self._claimed[content_hash] = (index, count - 1)
-
-    @asynccontextmanager
-    async def claim(self, content_hash: ContentHash, index: int) -> AsyncIterator[None]:
-        """Write a shard inside; several may write the same one.
-
-        :raises ShardConflict: another shard of the content is here, and whole as far as can be
-            told without reading all of it, or is being written.
-        """
-        self.enter(content_hash, index)
         try:
-            await self.require_free(content_hash, index)
+            if not only_new:
+                await self.require_free(content_hash, index)
+            elif held := await self._node.holds(content_hash):
+                raise ShardsHere(held)
             yield
         finally:
-            self.leave(content_hash)
+            _, count = self._claimed.pop(content_hash)
+            if count > 1:
+                self._claimed[content_hash] = (index, count - 1)
 
     async def require_free(self, content_hash: ContentHash, index: int) -> None:
         """Refuse when there is another shard of the content.

@@ -28,7 +28,7 @@ from dostore.errors import (
     TooLarge,
 )
 from dostore.ports import IShardNode, IShardReader, IWorkers
-from dostore.web.data.claims import Claims, ShardConflict
+from dostore.web.data.claims import Claims, ShardConflict, ShardsHere
 from dostore.web.problem import CONTENT_TYPE, problem
 from dostore.web.request import Header, Request
 from dostore.web.resource import Resource
@@ -121,6 +121,7 @@ class Shards:
         digest = ShardDigest.parse(request.field(b"digest"))
         size = parse_size(request.field(b"size"), "Size")
         scheme = parse_scheme(request.field(b"x-scheme"))
+        only_new = request.field(b"if-none-match") == b"*"
         if size is None:
             raise InvalidRequest("Send the size of the whole content in the field Size.")
         if index >= scheme.shards:
@@ -137,7 +138,7 @@ class Shards:
                 f" {length}."
             )
         try:
-            async with self._claims.claim(content_hash, index):
+            async with self._claims.claim(content_hash, index, only_new=only_new):
                 body = await request.body.read(length) if length else b""
                 if len(body) < length:
                     raise IncompleteBody("The body is shorter than its length.")
@@ -150,6 +151,10 @@ class Shards:
                 await self._node.put(content, index, blocks)
         except ShardConflict as error:
             answer_conflict(request, error)
+            return
+        except ShardsHere as error:
+            headers = [CONTENT_TYPE, (b"X-Shard", format_indexes(error.indexes).encode())]
+            request.respond(412, headers, problem(412, error.title, error.detail))
             return
         request.respond(200, [(b"X-Shard", b"%d" % index)])
 

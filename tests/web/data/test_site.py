@@ -113,6 +113,25 @@ class PutTests(SiteCase):
         self.assertEqual((answer.status, self.field(answer, "X-Shard")), (409, "0"))
         self.assertEqual(len(self.server.names("objects")), 1)
 
+    async def test_only_new(self) -> None:
+        """A shard that is put as new is kept if nothing of its content is here, or can be given
+        back; else what is here is told, and nothing changes.
+        """
+
+        async def put(index: int) -> Answer:
+            body = SEED[index * 9 :][:9]
+            fields = {"Size": "36", "If_None_Match": "*"}
+            return await self.ask("PUT", f"/objects/{PATH}.{index}", body, **fields)
+
+        self.assertEqual((await put(1)).status, 200)
+        for deleted in (False, True):
+            for index in (1, 2):
+                answer = await put(index)
+                self.assertEqual((answer.status, self.field(answer, "X-Shard")), (412, "1"))
+            if not deleted:
+                await self.ask("DELETE", f"/objects/{PATH}")
+        self.assertEqual(self.server.names("objects"), [])
+
     async def test_another_shard_in_place_of_a_damaged_one(self) -> None:
         """A shard that is found damaged is not in the way."""
         await self.ask("PUT", f"/objects/{PATH}.0", SEED[:9], Size="36")
