@@ -114,6 +114,7 @@ class ObjectStore:
             schemes,
             workers=workers,
             clock=clock,
+            now=now,
             stats=self.stats,
             leases=leases,
             background=self.background,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from dostore.background import Background
-from dostore.core.model import Content, ShardInfo
+from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.placement import homes_of_missing, rank
 from dostore.core.schemes import Schemes
@@ -20,6 +20,7 @@ from dostore.errors import BadShard, ContentLost, DostoreError, MetadataUnavaila
 from dostore.fanout import gather
 from dostore.loglines import Rationed
 from dostore.ports import ICluster, IMetadataStore, IShardNode, IShardWriter, IWorkers
+from dostore.service.census import Census, take_census
 from dostore.service.leases import Leases
 from dostore.service.proof import Proof, find_wrong
 from dostore.service.reading import BATCH_BYTES
@@ -49,6 +50,9 @@ ROOM_INTERVAL_S = 10.0
 #: How often is looked whether all nodes are known.
 SETTLING_INTERVAL_S = 1.0
 
+#: Shards by another scheme than the others of a content are left alone until they are this old.
+_STRAY_AGE_S = 3600.0
+
 #: How many contents are remembered for which there was no node, and how many that are lost.
 _REMEMBERED = 10_000
 
@@ -60,6 +64,7 @@ class Repairer:
 
     :param schemes: how the contents that are written now are stored.
     :param workers: threads for decoding.
+    :param now: the time of day in seconds since the epoch.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Repairer:
         *,
         workers: IWorkers,
         clock: IReactorTime,
+        now: Callable[[], float],
         stats: Stats,
         leases: Leases,
         background: Background,
@@ -80,6 +86,7 @@ class Repairer:
         self._schemes = schemes
         self._workers = workers
         self._clock = clock
+        self._now = now
         self._stats = stats
         self._background = background
         self._queue: deque[ContentHash] = deque()
@@ -245,44 +252,8 @@ class Repairer:
         its own, and which nodes say that they hold which, sound or not.
         """
         held = await self._cluster.locate(content_hash, everywhere=False)
-        content, sound = await self._sound(content_hash, held)
-        nodes = {address for addresses in sound.values() for address in addresses}
-        return content, min(len(sound), len(nodes)), held
-
-    async def _sound(
-        self, content_hash: ContentHash, held: Mapping[int, Sequence[str]]
-    ) -> tuple[Content | None, dict[int, Sequence[str]]]:
-        """What most of the shards that open say that the content is, and where those are.
-
-        When those are too few to read it and others are not, the others count: the content was
-        stored again, by another scheme.
-        """
-        if not held:
-            return None, {}
-        members = {m.address: m for m in self._cluster.members() if m.live}
-        pairs = [
-            (index, address)
-            for index, addresses in held.items()
-            for address in addresses
-            if address in members
-        ]
-        outcomes = await gather(
-            [_info(members[address].node, content_hash, index) for index, address in pairs]
-        )
-        found = [
-            (outcome.value.content, pair)
-            for pair, outcome in zip(pairs, outcomes, strict=True)
-            if outcome.ok
-        ]
-        votes = Counter(content for content, _ in found)
-        if not votes:
-            return None, {}
-        agreed = max(votes, key=lambda content: (_is_readable(content, found), votes[content]))
-        sound: dict[int, list[str]] = {}
-        for content, (index, address) in found:
-            if content == agreed:
-                sound.setdefault(index, []).append(address)
-        return agreed, dict(sound)
+        census = await take_census(self._cluster, content_hash, held)
+        return census.content, census.count, held
 
     # Repairing one content
 
@@ -323,7 +294,8 @@ class Repairer:
         # Each round without success has met one more damaged shard, so there are at most n.
         for _ in range(256):
             held = await self._cluster.locate(content_hash)
-            content, sound = await self._sound(content_hash, held)
+            census = await take_census(self._cluster, content_hash, held)
+            content, sound = census.content, census.sound
             if content is None:
                 raise ContentLost("No shard is left.", found=0, needed=1)
             if len(sound) < content.scheme.k:
@@ -341,12 +313,14 @@ class Repairer:
                 self._doubted.discard(content_hash)
                 if await self._discard_wrong(content, sound):
                     continue
-            targets = self._targets(content, sound)
+            targets = self._targets(content, census)
             if not targets:
                 if len(sound) < content.scheme.shards:
                     if await self._discard_copy(content, sound):
                         continue
                     self._wait_for_node(content_hash)
+                else:
+                    await self._discard_strays(content, census)
                 return 0
             if await self._make(content, targets, sound):
                 await self._verify(content, targets)
@@ -394,9 +368,7 @@ class Repairer:
             if self._waiting:
                 self._watch_room()
 
-    def _targets(
-        self, content: Content, sound: Mapping[int, Sequence[str]]
-    ) -> dict[int, IShardNode]:
+    def _targets(self, content: Content, census: Census) -> dict[int, IShardNode]:
         members = {m.address: m for m in self._cluster.members()}
         wanted = content.scheme.shard_size(content.size) + ROOM_LEFT_BYTES
         usable = {
@@ -405,8 +377,41 @@ class Repairer:
             if member.writable and (member.free_bytes is None or member.free_bytes >= wanted)
         }
         zones = {address: member.zone for address, member in members.items()}
-        placed = homes_of_missing(content.hash, zones, usable, sound, content.scheme.shards)
+        # No node takes a second shard, of whatever scheme. A stray gives its place to the same one.
+        strays = {address: index for index, address in census.strays}
+        free = usable - strays.keys()
+        count = content.scheme.shards
+        placed = homes_of_missing(content.hash, zones, free, census.sound, count)
+        for address, index in strays.items():
+            if address in usable and index < count and index not in {*placed, *census.sound}:
+                placed[index] = address
         return {index: members[address].node for index, address in placed.items()}
+
+    async def _discard_strays(self, content: Content, census: Census) -> None:
+        """Put shards by another scheme out of the way of a content that is whole without them.
+
+        All of it has been there for long: who began to write it before it was whole is not about to
+        go on.
+        """
+        if not census.strays:
+            return
+        nodes = {m.address: m.node for m in self._cluster.members() if m.live}
+        holders = {a for addresses in census.sound.values() for a in addresses}
+        asked = [a for a in {*holders, *(a for _, a in census.strays)} if a in nodes]
+        times = await gather([nodes[address].modified(content.hash) for address in asked])
+        long_ago = self._now() - _STRAY_AGE_S
+        if not all(outcome.ok and outcome.value < long_ago for outcome in times):
+            return
+        strays = [(index, a) for index, a in census.strays if a in nodes]
+        outcomes = await gather([nodes[a].discard(content.hash, index) for index, a in strays])
+        for (index, address), outcome in zip(strays, outcomes, strict=True):
+            if outcome.ok:
+                _log.info(
+                    "{address} had shard {index} of {hash} by another scheme",
+                    address=address,
+                    index=index,
+                    hash=content.hash,
+                )
 
     async def _discard_wrong(self, content: Content, sound: Mapping[int, Sequence[str]]) -> bool:
         """Put the shard out of the way that is not what its node says; False: there is none."""
@@ -510,20 +515,6 @@ class Repairer:
                     await reader.read(first, min(step, stripes - first))
             finally:
                 await reader.close()
-
-
-def _is_readable(content: Content, found: Sequence[tuple[Content, tuple[int, str]]]) -> bool:
-    """Whether enough nodes have shards of a content to read it; one alone is no proof."""
-    nodes = {address for each, (_, address) in found if each == content}
-    return len(nodes) >= max(2, content.scheme.k)
-
-
-async def _info(node: IShardNode, content_hash: ContentHash, index: int) -> ShardInfo:
-    """What a shard's footer says."""
-    reader = await node.open(content_hash, index)
-    info: ShardInfo = reader.info
-    await reader.close()
-    return info
 
 
 def _remember(contents: dict[ContentHash, None], content_hash: ContentHash) -> None:

@@ -24,6 +24,7 @@ from dostore.core.shardfile import (
     TRAILER_BYTES,
     ShardFileBuilder,
     footer_size,
+    hash_of_shard,
     parse_footer,
     plain_file_size,
     plain_shard,
@@ -277,6 +278,14 @@ class NameTests(SyncTestCase):
         ]
         expected = base64.b64encode(hashlib.sha256(b"".join(checks)).digest()).decode()
         self.assertEqual(name.split(".")[2], expected.replace("/", "%2F"))
+
+    def test_without_a_file(self) -> None:
+        """The hash is the same when it is made of the blocks alone."""
+        for size in (1, MIN_BLOCK_BYTES, MIN_BLOCK_BYTES + 1, 5 * MIN_BLOCK_BYTES):
+            content = Random(size).randbytes(size)
+            told = base64.b64encode(hash_of_shard(StripeCoder(NARROW).encode(content)[0]))
+            name = build(content, 0, NARROW)[1]
+            self.assertEqual(told.decode().replace("/", "%2F"), name.split(".")[2])
 
 
 class PinnedTests(SyncTestCase):

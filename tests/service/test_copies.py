@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import combinations
 from typing import Any
 
@@ -371,6 +372,82 @@ class MixedTests(CopiesCase):
         self.assertEqual(await machine.run(machine.get("a", 1)), data)
         self.assertIn(await machine.run(machine.get("a", 2)), (data, content(4001)))
         self.assertEqual(what_of(first).scheme, SCHEME)
+
+
+class StrayTests(CopiesCase):
+    """Shards of one content by two schemes, as two API servers with different options leave."""
+
+    async def mixed(self, copies: int, shards: int, drives: int = 6) -> tuple[Machine, Version]:
+        """A store with the first ``copies`` copies of a content and its last ``shards`` shards."""
+        machine = self.new_machine(drives=drives)
+        await machine.start(background=False)
+        data = content(3000)
+        cut = await machine.put("a", data)
+        by_shards = machine.shard_files(what_of(cut).hash)
+        kept = {path: path.read_bytes() for index, path in by_shards.items() if index >= 6 - shards}
+        for path in by_shards.values():
+            path.unlink()
+        machine.copies_below = BELOW
+        await machine.restart(background=False)
+        copied = await machine.put("b", data)
+        by_copies = machine.shard_files(what_of(copied).hash)
+        for index, path in by_copies.items():
+            if index >= copies:
+                path.unlink()
+        for path, file in kept.items():
+            path.write_bytes(file)
+        await machine.restart(background=False)
+        return machine, copied
+
+    async def test_both_can_be_read(self) -> None:
+        """Whatever there is of both, versions of either are read as long as one of them can be, and
+        repair makes one whole of what is most.
+        """
+        for copies, shards in ((3, 3), (2, 4), (2, 3), (1, 5), (1, 3), (3, 0), (0, 4)):
+            machine, version = await self.mixed(copies, shards)
+            for name in ("a", "b"):
+                self.assertEqual(await machine.get(name), content(3000), (copies, shards))
+            await machine.store.repairer.repair(what_of(version).hash)
+            found = [read_shard(path) for path in machine.folders_files("objects")]
+            by_scheme = [sum(1 for each in found if each.k == k) for k in (1, 4)]
+            self.assertTrue(3 in by_scheme[:1] or 6 in by_scheme[1:], (copies, shards, by_scheme))
+            self.assertLessEqual(len(found), 6)
+            for name in ("a", "b"):
+                self.assertEqual(await machine.get(name), content(3000))
+
+    async def test_old_strays_go(self) -> None:
+        """What is left by the other scheme is removed when it is old, and not before."""
+        machine, version = await self.mixed(3, 3)
+        repair = machine.store.repairer.repair
+        for path in machine.folders_files("objects"):
+            os.utime(path, (machine.now(), machine.now()))
+        machine.clock.advance(3500)
+        await repair(what_of(version).hash)
+        self.assertEqual(len(machine.folders_files("objects")), 6)
+        machine.clock.advance(200)
+        await repair(what_of(version).hash)
+        self.assertEqual(len(machine.folders_files("objects")), 3)
+        self.assert_whole(machine, version)
+        for name in ("a", "b"):
+            self.assertEqual(await machine.get(name), content(3000))
+
+    async def test_one_that_was_renewed(self) -> None:
+        """Nothing is removed of a content that somebody has written or renewed lately."""
+        machine, version = await self.mixed(3, 3)
+        for path in machine.folders_files("objects"):
+            os.utime(path, (machine.now(), machine.now()))
+        machine.clock.advance(4000)
+        await machine.put("c", content(3000))
+        await machine.store.repairer.repair(what_of(version).hash)
+        self.assertEqual(len(machine.folders_files("objects")), 6)
+
+    async def test_no_second_shard(self) -> None:
+        """A copy is made on a drive that has nothing of the content, not beside a stray."""
+        machine, version = await self.mixed(2, 3, drives=7)
+        await machine.store.repairer.repair(what_of(version).hash)
+        holders = [path.parent for path in machine.folders_files("objects")]
+        self.assertEqual(len(set(holders)), len(holders))
+        self.assertEqual(await machine.get("b"), content(3000))
 
 
 class UploadTests(CopiesCase):

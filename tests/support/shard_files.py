@@ -125,6 +125,25 @@ def require_whole(drives: Iterable[Path], only: Collection[str] | None = None) -
     return len(contents)
 
 
+def whole_contents(drives: Iterable[Path]) -> set[str]:
+    """The contents, as they are called in file names, of which all shards by some scheme are there,
+    on as many drives.
+
+    :raises AssertionError: a shard file is not as it should be, or they do not make the content.
+    """
+    found: dict[tuple[bytes, int, int], dict[int, tuple[ShardFile, Path]]] = {}
+    for drive in drives:
+        for path in (drive / "objects").iterdir():
+            shard = read_shard(path)
+            found.setdefault((shard.content, shard.k, shard.m), {})[shard.index] = (shard, drive)
+    whole = set()
+    for (content, k, m), shards in found.items():
+        if len({drive for _, drive in shards.values()}) == k + m:
+            _require_content(content, {index: shard for index, (shard, _) in shards.items()})
+            whole.add(_text(content))
+    return whole
+
+
 def _require_content(content: bytes, shards: Mapping[int, ShardFile]) -> None:
     name = _text(content)
     first = next(iter(shards.values()))
