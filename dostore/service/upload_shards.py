@@ -47,6 +47,9 @@ GRACE_S = 5.0
 #: A claim is renewed this often, and no longer is waited for that.
 RENEW_S = CLAIM_S / 3
 
+#: Who has sent a part is not told of it before its claim has been released, but this long at most.
+RELEASE_S = 1.0
+
 #: A shard that lags by more than this is left out and made again at the end, unless there would be
 #: too few without it.
 CATCH_UP_BYTES = 64 << 20
@@ -167,7 +170,7 @@ class UploadShards:
             await self._claim(self._elsewhere())
             self._judge()
         except BaseException:
-            self.release()
+            self.let_go()
             raise
 
     async def _claim(self, shards: Sequence[TempShardOf]) -> None:
@@ -287,8 +290,21 @@ class UploadShards:
             deadline_s=RENEW_S,
         )
 
-    def release(self) -> None:
-        """Give the claim back. Nobody waits for a node that hangs."""
+    async def release(self) -> None:
+        """Give the claim back, so that who comes next gets it. A node that hangs is not waited
+        for.
+        """
+        shards, self._claimed = self._claimed, []
+        await gather_quorum(
+            [_if_it_can(shard.temps.release, shard.token, self.owner) for shard in shards],
+            need=len(shards),
+            grace_s=RELEASE_S,
+            clock=self._clock,
+            deadline_s=RELEASE_S,
+        )
+
+    def let_go(self) -> None:
+        """The same, but nothing is waited for."""
         self._let_go(list(self._claimed))
 
     def _let_go(self, shards: Sequence[TempShardOf]) -> None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from attrs import field, frozen
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
 from dostore.background import Background
 from dostore.core.httpfields import created_seconds, write_check
@@ -43,8 +40,9 @@ from dostore.ports import (
 from dostore.service.held_stripes import READ_STRIPES
 from dostore.service.shard_stream import refusal
 from dostore.service.stats import Stats
+from dostore.service.upload_claim import kept_claim
 from dostore.service.upload_part import Hashes, UploadPart, too_much
-from dostore.service.upload_shards import GRACE_S, RENEW_S, UploadShards
+from dostore.service.upload_shards import GRACE_S, UploadShards
 from dostore.service.writing import ContentWriter
 
 #: How long an upload that nobody touches is kept.
@@ -305,7 +303,7 @@ class Uploads:
             await shards.claim()
         except NotFound:
             return await self._completed(token)
-        async with self._claimed(shards):
+        async with kept_claim(shards, self._clock):
             if shards.committed:
                 return Progress(token.size, await self._resume_end(token, shards))
             self._stats.upload_parts += 1
@@ -328,23 +326,6 @@ class Uploads:
             if part.offset < token.size:
                 return Progress(part.offset)
             return Progress(token.size, await self._complete(token, shards, part))
-
-    @asynccontextmanager
-    async def _claimed(self, shards: UploadShards) -> AsyncIterator[None]:
-        """Renew the claim until the end, then give it back."""
-
-        async def renew() -> None:
-            while True:
-                await deferLater(self._clock, RENEW_S)
-                await shards.renew()
-
-        renewing = Deferred.fromCoroutine(renew())
-        _ = renewing.addErrback(lambda failure: failure.trap(CancelledError))
-        try:
-            yield
-        finally:
-            renewing.cancel()
-            shards.release()
 
     # Completing
 
