@@ -71,9 +71,10 @@ def _run(options: argparse.Namespace, scale: Scale, chosen: Sequence[Row]) -> No
     told = _merged(options.json, told)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(told, indent=1))
-    options.chart.parent.mkdir(parents=True, exist_ok=True)
-    options.chart.write_text(chart(told["rows"]))
-    print(f"{options.json} has every run, {options.chart} a chart.")
+    picture: Path = options.chart or options.json.with_suffix(".svg")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_text(chart(told["rows"]))
+    print(f"{options.json} has every run, {picture} a chart.")
 
 
 def _measure(bench: Bench, chosen: Sequence[Row], rounds: int, folder: Path) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _options() -> argparse.ArgumentParser:
         help="on which disk: where a temporary folder is made, and stores with many names are kept",
     )
     add("--json", type=Path, default=JSON_PATH, help="takes every run, beside rows of earlier runs")
-    add("--chart", type=Path, default=JSON_PATH.with_suffix(".svg"), help="an SVG of all in it")
+    add("--chart", type=Path, help="takes an SVG of all that is in it; by default beside it")
     add(
         "--profile", type=Path, metavar="DIR", help="say where the time goes instead; more is there"
     )
