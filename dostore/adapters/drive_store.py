@@ -76,12 +76,17 @@ Block = bytes | memoryview
 
 
 class OpenShard:
-    """An open shard file. Its reads may run on several threads; closing waits for none of them."""
+    """An open shard file. Its reads may run on several threads; closing waits for none of them.
 
-    def __init__(self, files: Files, fd: int | None, footer: Footer, whole: bytes | None) -> None:
+    :param size: bytes of the file, if it is not there as a whole.
+    """
+
+    def __init__(
+        self, files: Files, fd: int | None, footer: Footer, whole: bytes | None, size: int = 0
+    ) -> None:
         self._files = files
         self._fd = fd
-        self._reads = None if fd is None else LargeReads(files, fd)
+        self._reads = None if fd is None else LargeReads(files, fd, size)
         self._whole = whole
         self._lock = threading.Lock()
         self._busy = 0
@@ -437,8 +442,6 @@ class DriveStore:
 
     def _close(self, temp: TempShard) -> None:
         fd, temp.fd = temp.fd, None
-        if temp.large is not None:
-            temp.large.release()
         if fd is not None:
             self.files.close(fd)
 
@@ -461,7 +464,7 @@ class DriveStore:
         except BaseException:
             self.files.close(fd)
             raise
-        return OpenShard(self.files, fd, footer, tail if len(tail) == size else None)
+        return OpenShard(self.files, fd, footer, tail if len(tail) == size else None, size)
 
     def open_cached(self, name: ShardName) -> OpenShard | None:
         """Open a small shard that is in the system's memory, on the reactor's thread.

@@ -30,6 +30,10 @@ _libc = ctypes.PyDLL(None)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
+#: fcntl.fcntl gives it away.
+_fcntl = ctypes.PyDLL(None, use_errno=True).fcntl
+_fcntl.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
+
 # And this one keeps it not, for it waits.
 _libc_waiting = ctypes.CDLL(None, use_errno=True)
 
@@ -86,12 +90,14 @@ class Files:
         return total
 
     def set_direct(self, fd: int, direct: bool) -> None:
-        """Have writes to an open file go past the system's cache (O_DIRECT), or through it again.
+        """Have an open file be read and written past the system's cache (O_DIRECT), or through it
+        again. Nothing else of what can be set so may be set of it.
 
         :raises OSError: EINVAL: the file system does not know how.
         """
-        flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if direct else 0))
+        if _fcntl(fd, fcntl.F_SETFL, os.O_DIRECT if direct else 0):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def seek(self, fd: int, offset: int) -> None:
         """Set where the next :meth:`write` goes."""

@@ -2,8 +2,9 @@
 
 A large file would push many small ones out of the cache; and where the cache has to grow for it, as
 in a virtual machine that touches its memory for the first time, copying to it takes longer than the
-drive. So what comes after its first megabytes goes to and from the drive directly (O_DIRECT), by
-buffers that are used again and again. A file system that does not know how (tmpfs) is used as ever.
+drive. So what is written much at a time, and what is read of a large file, goes to and from the
+drive directly (O_DIRECT), by buffers that are used again and again. A file system that does not
+know how (tmpfs) is used as ever.
 """
 
 from __future__ import annotations
@@ -15,21 +16,25 @@ from collections.abc import Sequence
 
 from dostore.adapters.files import Files
 
-#: The first bytes of a file go through the cache, so that a file of no more than that stays there.
-DIRECT_AFTER_BYTES = 4 << 20
+#: Less than this at a time is written through the cache: whoever writes a little may do so often.
+DIRECT_WRITE_BYTES = 64 * 1024
+
+#: A file up to this size is read through the cache, so that it stays there.
+CACHED_FILE_BYTES = 4 << 20
 
 #: Less than this is read through the cache wherever it is: whoever reads a little here and there
 #: may come back for it.
 DIRECT_READ_BYTES = 128 * 1024
 
-#: Bytes of one direct read or write. Twice as much is no faster where it was measured.
-BUFFER_BYTES = 256 * 1024
+#: Bytes of one direct read or write at most. A call costs as much as 100 KiB of them, and a thread
+#: that makes one gives the interpreter away and has to wait for it after that.
+BUFFER_BYTES = 1 << 20
 
 #: Of offset, length and address of a direct read or write; no drive asks for more.
 ALIGNMENT = 4096
 
-#: Buffers that are kept for the next file.
-_KEPT_BUFFERS = 24
+#: Buffers that are kept for the next call: one for each thread that is likely to be in one.
+_KEPT_BUFFERS = 16
 
 #: How a file system or drive says that it does not do this directly.
 _NOT_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}
@@ -62,98 +67,102 @@ BUFFERS = Buffers()
 class LargeWrites:
     """The bytes of one file from its beginning on, as they come.
 
-    The caller opens the file, sees to it that one thread is in here at a time, and calls
-    :meth:`release` at the end.
+    The caller opens the file, and sees to it that one thread is in here at a time.
     """
 
-    __slots__ = ("_buffer", "_buffers", "_direct", "_files", "_filled", "_position", "_refused")
+    __slots__ = ("_buffers", "_direct", "_files", "_position", "_refused", "_rest")
 
     def __init__(self, files: Files, buffers: Buffers = BUFFERS) -> None:
         self._files = files
         self._buffers = buffers
-        self._buffer: mmap.mmap | None = None
-        self._filled = 0
+        #: What was appended and is not written yet: less than ALIGNMENT.
+        self._rest = b""
         self._position = 0
         self._direct = False
         self._refused = False
 
     def write(self, fd: int, pieces: Sequence[Block]) -> None:
-        """Append pieces; the last bytes may stay in the buffer until :meth:`flush`."""
-        if self._refused or self._position < DIRECT_AFTER_BYTES:
-            self._position += self._files.write(fd, pieces)
+        """Append pieces; the last bytes may be held until :meth:`flush`."""
+        if self._rest:
+            pieces, self._rest = [self._rest, *pieces], b""
+        if self._refused or sum(map(len, pieces)) < DIRECT_WRITE_BYTES:
+            self._write_cached(fd, pieces)
             return
+        buffer = self._buffers.take()
+        try:
+            with memoryview(buffer) as view:
+                self._write_all(fd, pieces, view)
+        finally:
+            self._buffers.give_back(buffer)
+
+    def _write_all(self, fd: int, pieces: Sequence[Block], buffer: memoryview) -> None:
+        # What went through the cache ends anywhere; a direct write begins at a multiple.
+        gap = -self._position % ALIGNMENT
+        filled = 0
         for piece in pieces:
-            self._add(fd, memoryview(piece))
-
-    def _add(self, fd: int, piece: memoryview) -> None:
-        if self._buffer is None:
-            # The cached part ends anywhere; a direct write begins at a multiple.
-            gap = min(-self._position % ALIGNMENT, len(piece))
+            rest = memoryview(piece)
             if gap:
-                self._position += self._files.write(fd, [piece[:gap]])
-                piece = piece[gap:]
-        while piece:
-            if self._refused:
-                self._position += self._files.write(fd, [piece])
-                return
-            if self._buffer is None:
-                self._buffer = self._buffers.take()
-            taken = piece[: BUFFER_BYTES - self._filled]
-            self._buffer[self._filled : self._filled + len(taken)] = taken
-            self._filled += len(taken)
-            piece = piece[len(taken) :]
-            if self._filled == BUFFER_BYTES:
-                self._write_buffer(fd)
+                self._write_cached(fd, [rest[:gap]])
+                rest, gap = rest[gap:], max(0, gap - len(rest))
+            while rest:
+                taken = rest[: BUFFER_BYTES - filled]
+                buffer[filled : filled + len(taken)] = taken
+                filled += len(taken)
+                rest = rest[len(taken) :]
+                if filled == BUFFER_BYTES:
+                    self._write_buffer(fd, buffer)
+                    filled = 0
+        whole = filled - filled % ALIGNMENT
+        if whole:
+            self._write_buffer(fd, buffer[:whole])
+        self._rest = bytes(buffer[whole:filled])
 
-    def _write_buffer(self, fd: int) -> None:
-        assert self._buffer is not None, "there is one while something is in it"
-        with memoryview(self._buffer) as view:
-            try:
-                if not self._direct:
-                    self._files.set_direct(fd, True)
-                    self._direct = True
-                self._files.write(fd, [view])
-            except OSError as error:
-                if error.errno not in _NOT_DIRECT:
-                    raise
-                self._through_the_cache(fd)
-                self._refused = True
-                self._files.seek(fd, self._position)
-                self._files.write(fd, [view])
-        self._position += self._filled
-        self._filled = 0
+    def _write_buffer(self, fd: int, buffer: memoryview) -> None:
         if self._refused:
-            self.release()
+            self._write_cached(fd, [buffer])
+            return
+        try:
+            if not self._direct:
+                self._files.set_direct(fd, True)
+                self._direct = True
+            self._position += self._files.write(fd, [buffer])
+        except OSError as error:
+            if error.errno not in _NOT_DIRECT:
+                raise
+            self._refused = True
+            self._through_the_cache(fd)
+            # Some of it may have been written.
+            self._files.seek(fd, self._position)
+            self._write_cached(fd, [buffer])
 
-    def flush(self, fd: int) -> None:
-        """Hand all that was appended to the system, so that a sync makes it durable."""
+    def _write_cached(self, fd: int, pieces: Sequence[Block]) -> None:
         self._through_the_cache(fd)
-        if self._buffer is not None and self._filled:
-            with memoryview(self._buffer)[: self._filled] as view:
-                self._position += self._files.write(fd, [view])
-            self._filled = 0
+        self._position += self._files.write(fd, pieces)
 
     def _through_the_cache(self, fd: int) -> None:
         if self._direct:
             self._direct = False
             self._files.set_direct(fd, False)
 
-    def release(self) -> None:
-        """Nothing more is written. Idempotent."""
-        buffer, self._buffer = self._buffer, None
-        if buffer is not None:
-            self._buffers.give_back(buffer)
+    def flush(self, fd: int) -> None:
+        """Hand all that was appended to the system, so that a sync makes it durable."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._write_cached(fd, [rest])
 
 
 class LargeReads:
     """Reads of one open file. Any number of threads may be in here at a time.
 
     The caller closes the file, and does not read from it otherwise once this was used.
+
+    :param size: bytes of the file.
     """
 
-    __slots__ = ("_buffers", "_direct", "_fd", "_files", "_refused")
+    __slots__ = ("_buffers", "_direct", "_fd", "_files", "_large", "_refused")
 
-    def __init__(self, files: Files, fd: int, buffers: Buffers = BUFFERS) -> None:
+    def __init__(self, files: Files, fd: int, size: int, buffers: Buffers = BUFFERS) -> None:
+        self._large = size > CACHED_FILE_BYTES
         self._files = files
         self._fd = fd
         self._buffers = buffers
@@ -162,8 +171,8 @@ class LargeReads:
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to ``size`` bytes at ``offset``, fewer only at the end of the file."""
-        far = offset >= DIRECT_AFTER_BYTES and size >= DIRECT_READ_BYTES
-        if self._refused or not (far or self._direct):
+        much = self._large and size >= DIRECT_READ_BYTES
+        if self._refused or not (much or self._direct):
             return self._files.pread(self._fd, size, offset)
         buffer = self._buffers.take()
         pieces = []

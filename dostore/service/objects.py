@@ -27,6 +27,7 @@ from dostore.errors import (
 )
 from dostore.fanout import to_the_end, with_timeout
 from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
+from dostore.service.batches import Batches
 from dostore.service.leases import Leases
 from dostore.service.reading import ContentReader
 from dostore.service.repair import Repairer
@@ -107,6 +108,7 @@ class ObjectStore:
         self._quorum = scheme.write_quorum if quorum is None else quorum
         schemes = Schemes(scheme, self._quorum, copies_below)
         self.background = Background("dostore.store")
+        self._batches = Batches()
         leases = Leases()
         self.repairer = Repairer(
             cluster,
@@ -130,6 +132,7 @@ class ObjectStore:
             leases=leases,
             background=self.background,
             alone=not orphan_grace_s,
+            batches=self._batches,
         )
         self.uploads = Uploads(
             cluster,
@@ -340,7 +343,13 @@ class ObjectStore:
         tried = {content}
         while True:
             shards = ShardSet(content, self.cluster, workers=self.workers, clock=self._clock)
-            reader = ContentReader(shards, self.repairer.after_read, span=span, verify=self._verify)
+            reader = ContentReader(
+                shards,
+                self.repairer.after_read,
+                span=span,
+                verify=self._verify,
+                batches=self._batches,
+            )
             try:
                 await reader.begin()
             except (ContentLost, Unavailable):

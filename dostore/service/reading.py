@@ -11,12 +11,10 @@ from dostore.core.stripes import Block
 from dostore.errors import ContentLost, Corrupt, Unavailable
 from dostore.fanout import gather
 from dostore.ports import IByteSink
+from dostore.service.batches import LEAST_BYTES, Batches, whole_stripes
 from dostore.service.shardset import ShardSet
 
 _log = Logger()
-
-#: Bytes of content that are read at a time.
-BATCH_BYTES = 1 << 20
 
 
 class ContentReader:
@@ -37,6 +35,7 @@ class ContentReader:
         *,
         span: tuple[int, int] | None = None,
         verify: bool = False,
+        batches: Batches,
     ) -> None:
         whole = shards.content.size
         self._start, self._stop = (0, whole) if span is None else span
@@ -48,7 +47,8 @@ class ContentReader:
         self._hasher = hashlib.sha256() if verify and self.size == whole else None
         self._scheme = shards.content.scheme
         self._next = self._start
-        self._batch = max(1, BATCH_BYTES // self._scheme.stripe_size) * self._scheme.stripe_size
+        self._batches = batches
+        self._under_way = False
         self._first: Sequence[Block] | None = None
         self._closed = False
 
@@ -58,6 +58,9 @@ class ContentReader:
         :raises ContentLost, Unavailable: it cannot be read.
         :raises Corrupt: it is small, and not what its hash says, whichever shards are taken.
         """
+        if self.size > LEAST_BYTES:
+            self._under_way = True
+            self._batches.begin()
         if self.size:
             try:
                 self._shards.expect()
@@ -73,7 +76,7 @@ class ContentReader:
         return self._first or ()
 
     async def read(self) -> Sequence[Block]:
-        """The next bytes, about 1 MiB, in pieces; none at the end.
+        """The next bytes, some MiB, in pieces; none at the end.
 
         :raises ContentLost, Unavailable: the rest cannot be read.
         :raises Corrupt: what was read is not what its hash says; the last bytes are held back.
@@ -100,7 +103,11 @@ class ContentReader:
         """The next bytes up to the end of a batch of stripes."""
         size = self._scheme.stripe_size
         start = self._next
-        stop = min(self._stop, start - start % size + self._batch)
+        # The first bytes are to come soon.
+        batch = whole_stripes(LEAST_BYTES, size)
+        if start > self._start:
+            batch = self._batches.size(size)
+        stop = min(self._stop, start - start % size + batch)
         if start >= stop:
             return ()
         first, last = start // size, (stop - 1) // size
@@ -154,5 +161,7 @@ class ContentReader:
         """Release the shards. Idempotent."""
         if not self._closed:
             self._closed = True
+            if self._under_way:
+                self._batches.end()
             self._on_end(self._shards)
             await self._shards.close()

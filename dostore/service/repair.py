@@ -20,10 +20,10 @@ from dostore.errors import BadShard, ContentLost, DostoreError, MetadataUnavaila
 from dostore.fanout import gather
 from dostore.loglines import Rationed
 from dostore.ports import ICluster, IMetadataStore, IShardNode, IShardWriter, IWorkers
+from dostore.service.batches import LEAST_BYTES
 from dostore.service.census import Census, take_census
 from dostore.service.leases import Leases
 from dostore.service.proof import Proof, find_wrong
-from dostore.service.reading import BATCH_BYTES
 from dostore.service.shardset import ShardSet
 from dostore.service.stats import Stats
 
@@ -480,7 +480,7 @@ class Repairer:
         try:
             for index, node in targets.items():
                 writers[index] = await node.begin(index, scheme)
-            batch = max(1, BATCH_BYTES // scheme.stripe_size)
+            batch = max(1, LEAST_BYTES // scheme.stripe_size)
             stripes = scheme.stripe_count(content.size)
             for first in range(0, stripes, batch):
                 blocks = await shards.read_stripes(first, min(batch, stripes - first))
@@ -507,7 +507,7 @@ class Repairer:
         """
         stripes = content.scheme.stripe_count(content.size)
         # As many blocks of one shard as a batch has of all.
-        step = max(1, BATCH_BYTES // content.scheme.block_size)
+        step = max(1, LEAST_BYTES // content.scheme.block_size)
         for index, node in targets.items():
             reader = await node.open(content.hash, index)
             try:

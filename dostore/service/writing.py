@@ -31,15 +31,13 @@ from dostore.ports import (
     IWorkers,
     Member,
 )
+from dostore.service.batches import LEAST_BYTES, Batches, whole_stripes
 from dostore.service.leases import Leases
 from dostore.service.repair import Repairer
 from dostore.service.shard_stream import ShardStream, refusal, too_full
 from dostore.service.stats import Stats
 
 _log = Logger()
-
-#: Bytes of content that are hashed, encoded and written at a time.
-BATCH_BYTES = 1 << 20
 
 #: Up to this, hashing and encoding (some 100 us) cost less than hops to threads and what follows
 #: from them: the encoder holds the interpreter anyhow, and contents that come together would not be
@@ -48,7 +46,7 @@ INLINE_BYTES = 128 * 1024
 
 #: Where asking costs, a content up to this is put as a new one, and looked for only when it is not:
 #: to ask first would cost about as much, and most contents are new.
-AS_NEW_BYTES = BATCH_BYTES
+AS_NEW_BYTES = LEAST_BYTES
 
 
 @define(eq=False)
@@ -75,6 +73,10 @@ class _Stored:
     sound: int
     whole: bool
     held: Mapping[int, Sequence[str]]
+
+
+#: The blocks of each shard, of whole stripes of a content.
+_Shards = list[list[Block]]
 
 
 @frozen(slots=True)
@@ -157,6 +159,7 @@ class ContentWriter:
         leases: Leases,
         background: Background,
         alone: bool,
+        batches: Batches,
     ) -> None:
         self._cluster = cluster
         self._metadata = metadata
@@ -171,8 +174,8 @@ class ContentWriter:
         self._degraded: set[ContentHash] = set()
         self._reused: Counter[ContentHash] = Counter()
         self._known = _Members.of(())
-        stripe_size = schemes.usual.stripe_size
-        self._batch_bytes = max(1, BATCH_BYTES // stripe_size) * stripe_size
+        self._batches = batches
+        self._head_bytes = whole_stripes(LEAST_BYTES, schemes.usual.stripe_size)
 
     def _members(self) -> _Members:
         """The members as they are now."""
@@ -210,23 +213,20 @@ class ContentWriter:
         :raises QuorumNotMet, NoSpace: too few nodes took their shard; nothing is kept.
         """
         self.require_quorum(self._schemes.least_quorum)
-        head = await source.read(self._batch_bytes)
-        if len(head) < self._batch_bytes:
+        head = await source.read(self._head_bytes)
+        ahead = await source.read_some(self._head_bytes) if len(head) == self._head_bytes else b""
+        if not ahead:
             return await self._write_small(head, digest)
         self.require_quorum(self._schemes.quorum)
-        if self._cluster.asking_costs:
-            # A content of just so many bytes would take three requests a node, where one will do.
-            ahead = await source.read(self._batch_bytes)
-            if not ahead:
-                return await self._write_small(head, digest)
-            source = _Ahead(ahead, source)
+        source = _Ahead(ahead, source)
         if digest is not None:
             async with self._leased(digest) as finding:
                 stored = await self._find_stored(digest)
                 if stored.content is not None and stored.whole:
                     return await self._hash_only(head, source, stored.content, finding)
             self._leases.release(digest)
-        return await self._write_large(head, source, digest)
+        with self._batches.stream():
+            return await self._write_large(head, source, digest)
 
     @asynccontextmanager
     async def _leased(self, content_hash: ContentHash) -> AsyncIterator[_Finding]:
@@ -318,17 +318,25 @@ class ContentWriter:
     # Small contents: all of it is here before anything is written.
 
     async def _write_small(self, data: bytes, digest: ContentHash | None) -> Content:
-        content_hash = await self._hash(data)
+        shards: _Shards | None = None
+        if len(data) <= INLINE_BYTES:
+            content_hash = _hash(data)
+        else:
+            # Encoded before it is known whether it is new: that costs less than one more hop.
+            content_hash, shards = await self._workers.run(self._hash_and_encode, data)
         self._compare(content_hash, digest)
         async with self._leased(content_hash) as finding:
-            return await self._write_whole(data, content_hash, finding)
+            return await self._write_whole(data, content_hash, shards, finding)
+
+    def _hash_and_encode(self, data: bytes) -> tuple[ContentHash, _Shards]:
+        return _hash(data), StripeCoder(self._schemes.of_size(len(data))).encode(data)
 
     async def _write_whole(
-        self, data: bytes, content_hash: ContentHash, finding: _Finding
+        self, data: bytes, content_hash: ContentHash, shards: _Shards | None, finding: _Finding
     ) -> Content:
         content = Content(content_hash, len(data), self._schemes.of_size(len(data)))
         if self._cluster.asking_costs and len(data) <= AS_NEW_BYTES:
-            shards = await self._encode(data, content.scheme)
+            shards = shards or await self._encode(data, content.scheme)
             if await self._put_as_new(content, shards, finding):
                 return content
         stored = await self._find_stored(content_hash)
@@ -338,7 +346,7 @@ class ContentWriter:
         if stored.held:
             finding.found = True
             return await self._write_again(data, content, stored, finding)
-        shards = await self._encode(data, content.scheme)
+        shards = shards or await self._encode(data, content.scheme)
         known = self._members()
         placed = homes(content_hash, known.zones, known.usable, content.scheme.shards)
         need = self._schemes.quorum_of(content.scheme)
@@ -443,16 +451,11 @@ class ContentWriter:
         self._judge_put(content, known.nodes, placed, ended)
         return True
 
-    async def _hash(self, data: bytes) -> ContentHash:
-        if len(data) <= INLINE_BYTES:
-            return ContentHash(hashlib.sha256(data).digest())
-        return ContentHash(await self._workers.run(lambda: hashlib.sha256(data).digest()))
-
-    async def _encode(self, data: bytes, scheme: Scheme) -> list[list[Block]]:
+    async def _encode(self, data: bytes, scheme: Scheme) -> _Shards:
         encode = StripeCoder(scheme).encode
         if len(data) <= INLINE_BYTES:
             return encode(data)
-        encoded: list[list[Block]] = await self._workers.run(encode, data)
+        encoded: _Shards = await self._workers.run(encode, data)
         return encoded
 
     # Large contents: hashed, encoded and written while they arrive.
@@ -548,7 +551,7 @@ class ContentWriter:
             size += len(data)
             read, hashed, written = await gather(
                 [
-                    source.read(self._batch_bytes),
+                    source.read(self._batches.size(self._schemes.usual.stripe_size)),
                     self._update(hasher, data),
                     self._send(data, stream),
                 ]
@@ -573,7 +576,7 @@ class ContentWriter:
         data = head
         while data:
             await self._workers.run(hasher.update, data)
-            data = await source.read(self._batch_bytes)
+            data = await source.read(self._head_bytes)
         self._compare(ContentHash(hasher.digest()), stored.hash)
         found = await self._find_stored(stored.hash)
         content = found.content
@@ -634,6 +637,10 @@ class ContentWriter:
             self._stats.degraded_writes += 1
             self._degraded.add(content.hash)
         return holders
+
+
+def _hash(data: bytes) -> ContentHash:
+    return ContentHash(hashlib.sha256(data).digest())
 
 
 def _log_failures(what: str, members: Sequence[Member], outcomes: Sequence[Outcome[None]]) -> None:

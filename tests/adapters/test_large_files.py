@@ -11,8 +11,9 @@ from dostore.adapters.files import Files
 from dostore.adapters.large_files import (
     ALIGNMENT,
     BUFFER_BYTES,
-    DIRECT_AFTER_BYTES,
+    CACHED_FILE_BYTES,
     DIRECT_READ_BYTES,
+    DIRECT_WRITE_BYTES,
     Buffers,
     LargeReads,
     LargeWrites,
@@ -96,8 +97,6 @@ class LargeWritesTests(LargeTestCase):
             for start in range(0, len(pieces), at_a_time):
                 large.write(fd, pieces[start : start + at_a_time])
             large.flush(fd)
-            large.release()
-            large.release()
         finally:
             self.files.direct.discard(fd)
             os.close(fd)
@@ -113,30 +112,41 @@ class LargeWritesTests(LargeTestCase):
             0,
             1,
             ALIGNMENT,
-            DIRECT_AFTER_BYTES - 1,
-            DIRECT_AFTER_BYTES,
-            DIRECT_AFTER_BYTES + 1,
-            DIRECT_AFTER_BYTES + BUFFER_BYTES - 1,
-            DIRECT_AFTER_BYTES + BUFFER_BYTES,
-            DIRECT_AFTER_BYTES + 3 * BUFFER_BYTES + 4097,
+            DIRECT_WRITE_BYTES - 1,
+            DIRECT_WRITE_BYTES,
+            DIRECT_WRITE_BYTES + 1,
+            BUFFER_BYTES - 1,
+            BUFFER_BYTES,
+            BUFFER_BYTES + 1,
+            5 * BUFFER_BYTES + 4097,
         ):
-            for piece in (65536, 50_001, 1_000_003):
+            for piece in (65536, 50_001, 1_000_003, BUFFER_BYTES + 4095, 1000):
                 sizes = [piece] * (total // piece) + [total % piece]
                 pieces = self.pieces(sizes)
                 self.assertTrue(self.write(pieces) == b"".join(pieces), f"{total} by {piece}")
 
     def test_direct_and_back(self) -> None:
-        """What comes after the first megabytes is written directly, the end through the cache."""
+        """What comes is written directly, in one go, and the end through the cache."""
         pieces = self.pieces([65536] * 200 + [10])
         self.assertEqual(self.write(pieces), b"".join(pieces))
-        direct = (200 * 65536 - DIRECT_AFTER_BYTES) // BUFFER_BYTES
-        self.assertTrue(direct - 1 <= self.files.direct_writes <= direct)
+        self.assertEqual(self.files.direct_writes, 67)
         self.assertEqual(self.files.direct, set())
 
     def test_little_is_cached(self) -> None:
-        """A file that is not larger than that is never written directly."""
-        self.write(self.pieces([65536] * (DIRECT_AFTER_BYTES // 65536)))
+        """What comes in little pieces is not written directly, but what comes between them is."""
+        little, much = [DIRECT_WRITE_BYTES // 4 - 1] * 3, [65536] * 3
+        self.write(self.pieces(little * 9))
         self.assertEqual(self.files.direct_writes, 0)
+        pieces = self.pieces((little + much + much + little) * 5 + little)
+        self.assertEqual(self.write(pieces), b"".join(pieces))
+        self.assertEqual(self.files.direct_writes, 10)
+
+    def test_no_buffer_is_held(self) -> None:
+        """However many files are being written, buffers are needed only for the calls under way."""
+        buffer = self.buffers.take()
+        self.buffers.give_back(buffer)
+        self.write(self.pieces([100_001] * 7))
+        self.assertIs(self.buffers.take(), buffer)
 
     def test_refused(self) -> None:
         """A file system that cannot, or can but does not, is written to through the cache."""
@@ -158,14 +168,13 @@ class LargeWritesTests(LargeTestCase):
     def test_full_drive(self) -> None:
         """ENOSPC of a direct write is one of the write."""
         files = FaultyFiles()
-        files.fail(str(self.path.parent), errno.ENOSPC, operations={"write"}, after=75)
+        files.fail(str(self.path.parent), errno.ENOSPC, operations={"write"}, after=20)
         fd = files.open(str(self.path), os.O_WRONLY | os.O_CREAT)
         large = LargeWrites(files, self.buffers)
         with self.assertRaises(OSError) as caught:
             for piece in self.pieces([65536] * 2000):
                 large.write(fd, [piece])
         self.assertEqual(caught.exception.errno, errno.ENOSPC)
-        large.release()
         files.close(fd)
 
     def test_buffers_are_used_again(self) -> None:
@@ -183,11 +192,15 @@ class LargeReadsTests(LargeTestCase):
     def setUp(self) -> None:
         """Have a file that ends at no multiple of anything."""
         super().setUp()
-        self.data = self.random.randbytes(DIRECT_AFTER_BYTES + 9 * BUFFER_BYTES + 12_345)
+        self.data = self.random.randbytes(CACHED_FILE_BYTES + 3 * BUFFER_BYTES + 12_345)
         self.path.write_bytes(self.data)
         self.fd = os.open(self.path, os.O_RDONLY)
         self.addCleanup(os.close, self.fd)
-        self.reads = LargeReads(self.files, self.fd, self.buffers)
+        self.reads = self.open()
+
+    def open(self) -> LargeReads:
+        """Reads of the file."""
+        return LargeReads(self.files, self.fd, len(self.data), self.buffers)
 
     def check(self, size: int, offset: int) -> None:
         """A read gives what slicing gives."""
@@ -197,7 +210,7 @@ class LargeReadsTests(LargeTestCase):
     def check_all(self) -> None:
         """Reads of many sizes at many places."""
         end = len(self.data)
-        for offset in (0, 1, DIRECT_AFTER_BYTES, DIRECT_AFTER_BYTES + 4097, end - 200_000, end):
+        for offset in (0, 1, BUFFER_BYTES, 3 * BUFFER_BYTES + 4097, end - 200_000, end):
             for size in (1, 4096, DIRECT_READ_BYTES, 4 * 65536, 262_145, 1_000_003, 20 * 65536):
                 self.check(size, offset)
         for _ in range(50):
@@ -210,15 +223,16 @@ class LargeReadsTests(LargeTestCase):
     def test_not_cached(self) -> None:
         """What is not is read from the drive, past the cache."""
         self.forget_cache()
-        self.check(4 * 65536, DIRECT_AFTER_BYTES + 65536)
+        self.check(4 * 65536, 65536)
         self.assertGreater(self.files.direct_reads, 0)
         self.check_all()
 
     def test_little_is_read_through_the_cache(self) -> None:
-        """Small reads, and those of a file's first megabytes."""
+        """Small reads, and those of files that are not large."""
         self.forget_cache()
         self.check(DIRECT_READ_BYTES - 1, len(self.data) // 2)
-        self.check(4 * 65536, 0)
+        small = LargeReads(self.files, self.fd, CACHED_FILE_BYTES, self.buffers)
+        self.assertEqual(small.read(4 * 65536, 0), self.data[: 4 * 65536])
         self.assertEqual(self.files.direct_reads, 0)
 
     def test_refused(self) -> None:
@@ -227,7 +241,7 @@ class LargeReadsTests(LargeTestCase):
             (errno.EINVAL, 0),
             (0, errno.EINVAL),
         ):
-            self.reads = LargeReads(self.files, self.fd, self.buffers)
+            self.reads = self.open()
             self.forget_cache()
             self.check_all()
             self.assertEqual(self.files.direct, set())
@@ -237,5 +251,5 @@ class LargeReadsTests(LargeTestCase):
         self.forget_cache()
         self.files.refused_writes = errno.EIO
         with self.assertRaises(OSError) as caught:
-            self.reads.read(4 * 65536, DIRECT_AFTER_BYTES)
+            self.reads.read(4 * 65536, 65536)
         self.assertEqual(caught.exception.errno, errno.EIO)

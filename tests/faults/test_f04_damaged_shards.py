@@ -6,7 +6,7 @@ from itertools import combinations
 
 from dostore.core.scheme import Scheme
 from dostore.errors import ContentLost
-from dostore.service.reading import BATCH_BYTES
+from dostore.service.batches import LEAST_BYTES
 from tests.service.test_damage import DAMAGES, content, flip
 from tests.support.machine import SCHEME, MachineCase
 
@@ -45,7 +45,7 @@ class EveryLossTests(MachineCase):
     async def test_a_bit_anywhere(self) -> None:
         """A bit flipped anywhere in two files, data or footer, is found and made good."""
         machine = await self.started(Scheme(8, 3, 4096))
-        data = content(BATCH_BYTES + 77)
+        data = content(LEAST_BYTES + 77)
         version = await machine.put("name", data)
         for step in range(12):
             files = machine.shard_files()

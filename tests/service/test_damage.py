@@ -18,11 +18,11 @@ from dostore.core.names import ShardName
 from dostore.core.scheme import Scheme
 from dostore.core.stripes import StripeCoder
 from dostore.errors import ContentLost, Unavailable
-from dostore.service import reading
+from dostore.service.batches import LEAST_BYTES
 from dostore.service.shardset import HEDGE_AFTER_S
 from tests.support.machine import SCHEME, Machine, MachineCase
 
-BATCH = reading.BATCH_BYTES
+BATCH = LEAST_BYTES
 
 #: On both sides of what is a row, a block, a stripe, a file that is read whole, and a batch.
 SIZES = [
@@ -276,7 +276,7 @@ class DamageTests(MachineCase):
     async def test_too_much_in_the_middle(self) -> None:
         """What cannot be decoded ends the stream; what came before was right."""
         machine = await self.started()
-        data = content(5 * BATCH)
+        data = content(10 * BATCH)
         version = await machine.put("name", data)
         files = machine.shard_files()
         reader = await machine.store.open(version)
