@@ -65,6 +65,14 @@ def begin(coro: Coroutine[Any, Any, T]) -> Outcome[T] | Deferred[T]:
     return Deferred.fromCoroutine(coro)
 
 
+def _tell_too_late(failure: Failure) -> None:
+    """What nobody waits for any more has failed."""
+    if isinstance(failure.value, DostoreError):
+        _log.info("Too late to matter: {error}", error=failure.value)
+    elif not isinstance(failure.value, CancelledError):
+        _log.failure("A coroutine that nobody waits for any more failed", failure)
+
+
 class _Group(Generic[T]):
     """Coroutines under way, by number, and the one who waits for them.
 
@@ -106,10 +114,7 @@ class _Group(Generic[T]):
         del self.running[number]
         error = failure.value
         if self._left:
-            if isinstance(error, DostoreError):
-                _log.info("Too late to matter: {error}", error=error)
-            elif not isinstance(error, CancelledError):
-                _log.failure("A coroutine that nobody waits for any more failed", failure)
+            _tell_too_late(failure)
         elif isinstance(error, Exception):
             self.outcomes[number] = Outcome(None, error)
             self._wake()
@@ -170,10 +175,6 @@ class _Group(Generic[T]):
                 except CancelledError:
                     self.cancel()
         self.abandon()
-
-    def let_run(self) -> None:
-        """Let all that are running end by themselves, undisturbed: their results are let go."""
-        self._left = True
 
     def leave(self) -> None:
         """Cancel all that are running and let them end by themselves: their results are let go."""
@@ -315,15 +316,28 @@ async def to_the_end(coro: Coroutine[Any, Any, T]) -> T:
 
     For what must be followed up whether or not anybody waits for it.
     """
-    group: _Group[T] = _Group()
-    group.start(0, coro)
-    if group.running:
-        try:
-            await group.wait(0)
-        except BaseException:
-            group.let_run()
-            raise
-    return group.outcomes[0].value
+    begun = begin(coro)
+    if isinstance(begun, Outcome):
+        return begun.value
+    waiter: Deferred[T] = Deferred()
+    left = False
+
+    def returned(value: T) -> None:
+        if not left:
+            waiter.callback(value)
+
+    def raised(failure: Failure) -> None:
+        if left:
+            _tell_too_late(failure)
+        else:
+            waiter.errback(failure)
+
+    _ = begun.addCallbacks(returned, raised)
+    try:
+        return await waiter
+    except BaseException:
+        left = True
+        raise
 
 
 async def with_timeout(

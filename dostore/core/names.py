@@ -18,6 +18,7 @@ MAX_NAME_BYTES = 1024
 _MAX_ESCAPED_BYTES = 3 * MAX_NAME_BYTES
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
+_STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 HASH_BYTES = 32
 
@@ -33,9 +34,11 @@ def parse_object_name(escaped: bytes) -> str:
     """
     if len(escaped) > _MAX_ESCAPED_BYTES:
         raise InvalidName(f"The object name is longer than {MAX_NAME_BYTES} bytes. Shorten it.")
-    if re.search(rb"%(?![0-9A-Fa-f]{2})", escaped):
-        raise InvalidName("The object name has a '%' that escapes nothing. Write it as %25.")
-    raw = unquote_to_bytes(escaped)
+    raw = escaped
+    if b"%" in escaped:
+        if _STRAY_PERCENT.search(escaped):
+            raise InvalidName("The object name has a '%' that escapes nothing. Write it as %25.")
+        raw = unquote_to_bytes(escaped)
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -80,11 +83,15 @@ def successor(prefix: str) -> str | None:
     return head[:-1] + chr(last)
 
 
-@frozen(slots=True, order=True)
+@frozen(slots=True, order=True, hash=False)
 class ContentHash:
     """The SHA-256 of a content: 32 bytes, written as standard base64 (44 characters)."""
 
     digest: bytes
+
+    def __hash__(self) -> int:
+        # Bytes know their hash once it was asked for.
+        return hash(self.digest)
 
     def __attrs_post_init__(self) -> None:
         if len(self.digest) != HASH_BYTES:

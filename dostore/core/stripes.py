@@ -62,8 +62,10 @@ class StripeCoder:
             can be.
         """
         view = memoryview(data)
-        shards: list[list[Block]] = [[] for _ in range(self.scheme.shards)]
         size = self.scheme.stripe_size
+        if 0 < len(view) <= size:
+            return [[block] for block in self._encode(view)]
+        shards: list[list[Block]] = [[] for _ in range(self.scheme.shards)]
         for start in range(0, len(view), size):
             for blocks, block in zip(shards, self._encode(view[start : start + size]), strict=True):
                 blocks.append(block)

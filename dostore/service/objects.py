@@ -105,6 +105,8 @@ class ObjectStore:
         self.workers = workers
         self._clock = clock
         self._now = now
+        # What was told last, and of which millisecond it is.
+        self._created_at = -1, ""
         self._quorum = scheme.write_quorum if quorum is None else quorum
         schemes = Schemes(scheme, self._quorum, copies_below)
         self.background = Background("dostore.store")
@@ -272,8 +274,12 @@ class ObjectStore:
         return version
 
     def _created(self) -> str:
-        moment = datetime.fromtimestamp(self._now(), UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now_ms = int(self._now() * 1000)
+        if now_ms != self._created_at[0]:
+            moment = datetime.fromtimestamp(now_ms / 1000, UTC)
+            text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self._created_at = now_ms, text
+        return self._created_at[1]
 
     # Reading
 
