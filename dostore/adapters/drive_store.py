@@ -298,23 +298,44 @@ class DriveStore:
             twin = index.add(name)
             if twin is not None:
                 # Two files for one shard: a crash between a rename and the removal of what it
-                # replaced. Either will do; a third party's is found out when it is read.
-                self.files.unlink(os.path.join(self.objects, str(twin)))
+                # replaced, which may be of another scheme. A third party's is found out when it is
+                # read.
+                older, newer = sorted((twin, name), key=self._written_s)
+                index.add(newer)
+                self.files.unlink(os.path.join(self.objects, str(older)))
         for name in names_in(self.files.list(self.garbage)):
             removed.add(name)
         return index, removed
 
     def _is_packed_too(self, name: ShardName) -> bool:
-        """Whether a shard is in a volume as well: a crash between the two. If so, it is whole."""
+        """Whether a shard is in a volume as well: a crash between the two. If so, it is whole.
+
+        The file may be the newer one, of another scheme; then it is not in the volume any more.
+        """
         place = self.volumes.find(name.content_hash, name.index)
         if place is None:
             return False
         try:
-            self.volumes.read(place)
+            footer, _ = self.volumes.read(place)
         except (BadShard, FileNotFoundError):
             self.volumes.drop(place)
             return False
-        return True
+        if place.time_ms >= self._written_s(name) * 1000 or not self._is_otherwise(name, footer):
+            return True
+        self.volumes.drop(place)
+        return False
+
+    def _is_otherwise(self, name: ShardName, footer: Footer) -> bool:
+        """Whether a file is a shard by another scheme than that with a footer."""
+        try:
+            shard = self.open(name)
+        except BadShard:
+            return False
+        shard.close()
+        return shard.footer.info != footer.info
+
+    def _written_s(self, name: ShardName) -> float:
+        return self.files.modified(os.path.join(self.objects, str(name)))
 
     def checkpoint(self) -> None:
         """Have small shards be durable in their files, and volumes be found quickly."""

@@ -288,9 +288,9 @@ class Files:
         """When a file was last changed, in seconds since the epoch."""
         return os.stat(path).st_mtime
 
-    def touch(self, path: str) -> None:
-        """Set a file's time of change to now."""
-        os.utime(path)
+    def touch(self, path: str, when_s: float | None = None) -> None:
+        """Set a file's time of change to now, or to a time in seconds since the epoch."""
+        os.utime(path, None if when_s is None else (when_s, when_s))
 
     def lock(self, path: str) -> int:
         """A descriptor that holds the exclusive lock of a file, made when missing, until closed.

@@ -318,6 +318,9 @@ class Journal:
                 raise
         try:
             self._replace(path, body)
+            if what.kind is not Kind.REMOVED:
+                # Another, by another scheme, may have taken its place: of two the later one counts.
+                self._files.touch(path, what.written.time_ms / 1000)
         except OSError as error:
             if error.errno not in FULL or again:
                 raise

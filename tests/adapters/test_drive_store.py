@@ -78,14 +78,16 @@ class StartTests(StoreCase):
         self.assertTrue((self.folder / "objects" / "README").exists())
 
     def test_twins(self) -> None:
-        """Of two files for one shard, which a crash may leave, one is kept."""
-        old, new = sample(LARGE), sample(LARGE, scheme=type(SCHEME)(4, 2, 65536))
-        names = {self.write(old, 0)[1], self.write(new, 0)[1]}
-        self.assertEqual(len(names), 2)
-        index, _ = self.store.scan()
-        kept = index.get(old.content.hash, 0)
-        self.assertIn(kept, names)
-        self.assertEqual(os.listdir(self.folder / "objects"), [str(kept)])
+        """Of two files for one shard, which a crash may leave, the later one is kept."""
+        old, new = sample(LARGE), sample(LARGE, scheme=type(SCHEME)(1, 2, 65536))
+        for first, then in ((old, new), (new, old)):
+            names = [self.write(what, 0)[1] for what in (first, then)]
+            self.assertNotEqual(*names)
+            for seconds, name in enumerate(names):
+                os.utime(self.folder / "objects" / str(name), (1e9 + seconds, 1e9 + seconds))
+            index, _ = self.store.scan()
+            self.assertEqual(index.get(old.content.hash, 0), names[1])
+            self.assertEqual(os.listdir(self.folder / "objects"), [str(names[1])])
 
 
 class TempTests(StoreCase):

@@ -21,7 +21,7 @@ from dostore.core.scheme import Scheme
 from dostore.errors import NodeUnavailable, NoSpace, ShardMissing
 from tests.support.cases import SyncTestCase
 from tests.support.faults import FaultyFiles
-from tests.support.shards import Sample, sample
+from tests.support.shards import SCHEME, Sample, sample
 from tests.support.workers import InlineWorkers
 
 
@@ -194,6 +194,30 @@ class StartTests(JournalCase):
         for offset in offsets:
             data[offset] ^= 1
         path.write_bytes(data)
+
+    def test_by_another_scheme(self) -> None:
+        """Of a shard that was written again by another scheme, the last one counts, also when the
+        crash took the word of the first one's removal, and whichever file it took.
+        """
+        schemes = (SCHEME, Scheme(1, 2, SCHEME.block_size))
+        for number, lost in enumerate(("first", "last", "both", "none")):
+            first, last = (sample(1000, number, scheme) for scheme in schemes)
+            paths, files = [], []
+            for what in (first, last):
+                self.now += 1
+                with mock.patch.object(DriveStore, "unlink_object"):
+                    self.do(self.node.put(what.content, 0, what.shards[0]))
+                name = self.store.build(what.content, 0, what.shards[0])[0] if self.store else ""
+                paths.append(self.folder / "objects" / str(name))
+                files.append(paths[-1].read_bytes())
+                os.utime(paths[-1], (self.now, self.now))
+            for which, path in zip(("first", "last"), paths, strict=True):
+                if lost in (which, "both"):
+                    path.unlink()
+            self.start()
+            self.assert_there(last)
+            self.assertFalse(paths[0].exists())
+            self.assertEqual(paths[1].read_bytes(), files[1])
 
     def test_damaged(self) -> None:
         """A record that was synced and is damaged is told of; the others count."""

@@ -305,10 +305,10 @@ class FaultyFiles(Files):
         self._meet(path, "modified")
         return super().modified(path)
 
-    def touch(self, path: str) -> None:
+    def touch(self, path: str, when_s: float | None = None) -> None:
         """See Files."""
         self._meet(path, "touch")
-        super().touch(path)
+        super().touch(path, when_s)
 
     def free_bytes(self, path: str) -> int:
         """See Files."""
