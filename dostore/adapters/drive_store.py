@@ -337,10 +337,13 @@ class DriveStore:
     def _written_s(self, name: ShardName) -> float:
         return self.files.modified(os.path.join(self.objects, str(name)))
 
-    def checkpoint(self) -> None:
-        """Have small shards be durable in their files, and volumes be found quickly."""
+    def checkpoint(self, last: bool = False) -> None:
+        """Have small shards be durable in their files, and packed ones be found quickly.
+
+        :param last: nothing will be written for now.
+        """
         self.journal.checkpoint()
-        self.volumes.settle()
+        self.volumes.settle(last=last)
 
     @property
     def life(self) -> tuple[int, int]:

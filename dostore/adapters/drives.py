@@ -393,7 +393,7 @@ class DriveSet:
             "{address} at {folder}: shards of {contents} contents",
             address=drive.node.address,
             folder=drive.folder,
-            contents=len(index),
+            contents=drive.node.contents,
         )
 
     def _prepare(self, drive: Drive, what: Marker | Found) -> int:
@@ -446,9 +446,9 @@ class DriveSet:
             for joined in self._joined:
                 joined(node.address)
 
-    async def _checkpoint(self, drive: Drive) -> None:
+    async def _checkpoint(self, drive: Drive, last: bool = False) -> None:
         try:
-            await drive.node.checkpoint()
+            await drive.node.checkpoint(last)
         except DostoreError as error:
             _log.warn("The journal is kept: {error}", error=error, address=drive.node.address)
         finally:
@@ -610,7 +610,7 @@ class DriveSet:
         await gather(
             [
                 with_timeout(
-                    self._checkpoint(drive),
+                    self._checkpoint(drive, last=True),
                     STOP_S,
                     self._clock,
                     lambda: NodeUnavailable("The journal is kept."),

@@ -117,12 +117,12 @@ class DriveNode:
                 removed = self.workers.submit(partial(self.store.remove, name, bad=True))
                 removed.add_done_callback(self.log_failure)
 
-    async def checkpoint(self) -> None:
+    async def checkpoint(self, last: bool = False) -> None:
         """Have small shards be durable in their files, and not only in the journal; and have packed
         ones be found without reading the last volume.
         """
         try:
-            await self.call(self.store.checkpoint)
+            await self.call(self.store.checkpoint, last)
         except OSError as error:
             raise self.translated(error, "sync its shards") from error
 

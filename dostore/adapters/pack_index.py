@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from dostore.core.names import HASH_BYTES
@@ -86,32 +87,27 @@ class PackIndex:
     def page(self, number: int) -> dict[bytes, tuple[int, ...]]:
         """The shards of contents whose hash begins with the byte ``number``."""
         held: dict[bytes, tuple[int, ...]] = {}
-        for key, _ in self._entries(number):
-            digest = key[:HASH_BYTES]
-            held[digest] = (*held.get(digest, ()), key[HASH_BYTES])
+        for page in self._pages[number * _PAGES_A_BYTE : (number + 1) * _PAGES_A_BYTE]:
+            for at in range(0, len(page), _ENTRY_BYTES):
+                digest, index = page[at : at + HASH_BYTES], page[at + HASH_BYTES]
+                held[digest] = (*held[digest], index) if digest in held else (index,)
         return held
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         """The keys and places of all shards; what changes meanwhile may come or not."""
-        for number in range(256):
-            yield from self._entries(number)
-
-    def _entries(self, number: int) -> Iterator[tuple[bytes, bytes]]:
-        for page in self._pages[number * _PAGES_A_BYTE : (number + 1) * _PAGES_A_BYTE]:
+        for page in self._pages:
             for at in range(0, len(page), _ENTRY_BYTES):
                 middle = at + KEY_BYTES
                 yield page[at:middle], page[middle : at + _ENTRY_BYTES]
 
     def fill(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Note many shards, by key, none of which is here yet, nor another of their contents."""
-        pages: dict[int, list[bytes]] = {}
-        contents = set()
+        pages = defaultdict(list)
         for key, place in entries:
-            pages.setdefault(key[0] << 7 | key[1] >> 1, []).append(key + place)
-            contents.add(key[:HASH_BYTES])
+            pages[key[0] << 7 | key[1] >> 1].append(key + place)
         for number, new in pages.items():
             self._pages[number] += b"".join(new)
-        self._contents += len(contents)
+            self._contents += len({entry[:HASH_BYTES] for entry in new})
 
 
 def _find(page: bytes, key: bytes) -> int:

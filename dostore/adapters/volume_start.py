@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -21,7 +22,6 @@ from dostore.core.volumelog import (
     BODIES,
     CARRIED,
     FORMAT,
-    HINT,
     HINT_BYTES,
     VOLUME,
     VolumeRecord,
@@ -32,13 +32,10 @@ from dostore.errors import ConfigError
 
 _log = Logger()
 
-#: In a hint's entry: where the kind is, what follows it, and the time.
-_KIND_AT = KEY_BYTES
-_REST_AT = _KIND_AT + 1
-_TIME_AT = HINT_BYTES - 8
-
-#: In a place: where the time is.
-_PLACE_TIME_AT = PLACE.size - 8
+#: A hint's entry: the key, the kind, and what a place has after its volume: at the end of it the
+#: time.
+_APART = struct.Struct(f">{KEY_BYTES}sB{PLACE.size - 4}s")
+_TIME_BYTES = 8
 
 
 @frozen(slots=True)
@@ -182,24 +179,21 @@ def _replay(
     removed: dict[bytes, bytes] = {}
     for number, entries in parts:
         volume = number.to_bytes(4, "big")
-        for at in range(0, len(entries), HINT_BYTES):
-            entry = entries[at : at + HINT_BYTES]
-            key, kind = entry[:KEY_BYTES], entry[_KIND_AT]
-            if kind & ~CARRIED in BODIES:
-                live[key] = volume + entry[_REST_AT:]
+        for key, kind, rest in _APART.iter_unpack(entries):
+            if kind in BODIES:
+                live[key] = volume + rest
                 if removed:
                     removed.pop(key, None)
-            else:
-                _change(live, removed, key, kind & ~CARRIED, entry[_TIME_AT:])
-                if kind & CARRIED:
-                    told_of = HINT.unpack(entry)[4]
-                    if told_of in volumes:
-                        state.carried(told_of, number)
+                continue
+            _change(live, removed, key, kind & ~CARRIED, rest[-_TIME_BYTES:])
+            if kind & CARRIED:
+                told_of = int.from_bytes(rest[4:8], "big")
+                if told_of in volumes:
+                    state.carried(told_of, number)
     held = state.held
     record_size = VOLUME.record_size
     for kept in (live, removed):
-        for place in kept.values():
-            number, _, length, _ = PLACE.unpack(place)
+        for number, _, length, _ in PLACE.iter_unpack(b"".join(kept.values())):
             held[number] = held.get(number, 0) + record_size(length)
     state.live.fill(live.items())
     state.removed.fill(removed.items())
@@ -211,13 +205,13 @@ def _change(
     """See ``docs/volumes.rst``, "What counts"."""
     if kind == Kind.REMOVED:
         if place := live.pop(key, None) or removed.get(key):
-            removed[key] = place[:_PLACE_TIME_AT] + time
+            removed[key] = place[:-_TIME_BYTES] + time
     elif kind == Kind.RESTORED or kind == Kind.RENEWED:
         place = live.get(key)
         if kind == Kind.RESTORED:
             place = place or removed.pop(key, None)
         if place:
-            live[key] = place[:_PLACE_TIME_AT] + time
+            live[key] = place[:-_TIME_BYTES] + time
     else:
         removed.pop(key, None)
         if kind == Kind.DROPPED:

@@ -83,7 +83,9 @@ class VolumeState:
         """A shard was written."""
         place = PLACE.pack(volume, offset // UNIT, length, time_ms)
         self.held[volume] = self.held.get(volume, 0) + VOLUME.record_size(length)
-        self._let_go(self.live.set(digest, index, place))
+        before = self.live.set(digest, index, place)
+        if before is not None:
+            self._let_go(before)
         if len(self.removed):
             self._let_go(self.removed.pop(digest, index))
 

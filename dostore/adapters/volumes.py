@@ -104,10 +104,17 @@ class Volumes:
                 number: volume.seed for number, volume in told.items() if volume.seed is not None
             }
 
-    def settle(self) -> None:
-        """Sync what was appended, and have the hint tell of it, so that a start is quick."""
+    def settle(self, *, last: bool = False) -> None:
+        """Sync what was appended, and have the hint tell of it, so that a start is quick.
+
+        :param last: nothing will be appended for now: give back what is allocated ahead.
+        """
         with self.lock:
-            if self.log.is_open:
+            if not self.log.is_open:
+                return
+            if last:
+                self._end_volume()
+            else:
                 self._sync_log()
                 self._add_hints()
 

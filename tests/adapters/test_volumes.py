@@ -51,6 +51,16 @@ class KeptTests(VolumeCase):
         self.assertLess(size * 6 / (4096 * (count - 1)), 1.645)
         self.assertEqual(self.names(), ["1", "1.hint", "2"])
 
+    def test_stopped(self) -> None:
+        """What is allocated ahead is given back when the process is stopped in order."""
+        samples = self.put_some(1, 2)
+        end = self.volumes.log.end
+        self.do(self.node.checkpoint(last=True))
+        self.do(self.node.checkpoint(last=True))
+        self.assertEqual(os.stat(self.folder / "volumes" / "1").st_size, end)
+        self.restart()
+        self.assert_there(*samples)
+
     def test_written_in_parts(self) -> None:
         """So is what is written in parts; nothing stays in temp/, and nothing was synced there."""
         what = sample(5000)
