@@ -14,15 +14,18 @@ SECRET = b"correct horse battery staple"
 class HttpContractTests(NodeContract, DataServerCase):
     """The contract, through HTTP to a data server on a drive."""
 
+    pack_below = 0
+
     async def make_node(self) -> IShardNode:
         """See NodeContract."""
-        return self.client(self.serve(secret=SECRET).address, secret=SECRET)
+        server = self.serve(secret=SECRET, pack_below=self.pack_below)
+        return self.client(server.address, secret=SECRET)
 
     async def restart(self, node: IShardNode) -> IShardNode:
         """See NodeContract."""
         (server,) = [s for s in self.servers if s.address == node.address]
         await server.stop()
-        again = DataServer(server.folder, secret=SECRET)
+        again = DataServer(server.folder, secret=SECRET, pack_below=self.pack_below)
         again.listen(int(node.address.rpartition(":")[2]))
         self.servers.remove(server)
         self.servers.append(again)
@@ -71,3 +74,9 @@ class HttpContractTests(NodeContract, DataServerCase):
     async def assert_missing(self, node: IShardNode, content: Content, index: int) -> None:
         """See NodeContract."""
         await super().assert_missing(node, content, index)
+
+
+class PackedHttpContractTests(HttpContractTests):
+    """The same when the data server packs small shards."""
+
+    pack_below = 65536

@@ -25,20 +25,28 @@ def damage(folder: Path, token: str, at: int) -> None:
 class DriveTests(TempContract, AsyncTestCase):
     """On a drive."""
 
+    pack_below = 0
+
     async def make_temps(self) -> ITempShards:
         """See TempContract."""
         self.clock = Clock()
         self.folder = Path(self.mktemp())
         self.folder.mkdir(parents=True)
-        return DataServer(self.folder, clock=self.clock).temp
+        return DataServer(self.folder, clock=self.clock, pack_below=self.pack_below).temp
 
     async def restart(self, temps: ITempShards) -> ITempShards:
         """See TempContract."""
-        return DataServer(self.folder, clock=self.clock).temp
+        return DataServer(self.folder, clock=self.clock, pack_below=self.pack_below).temp
 
     async def damage(self, token: str, at: int) -> None:
         """See TempContract."""
         damage(self.folder, token, at)
+
+
+class PackedDriveTests(DriveTests):
+    """On a drive where small shards are packed."""
+
+    pack_below = 65536
 
 
 class HttpTests(TempContract, DataServerCase):

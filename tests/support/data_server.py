@@ -49,10 +49,16 @@ class DataServer:
         secret: bytes | None = None,
         limits: HttpLimits | None = None,
         compression_level: int | None = None,
+        pack_below: int = 0,
     ) -> None:
         self.folder = Path(folder).absolute()
         self.workers = workers or InlineWorkers()
-        store = DriveStore(str(self.folder), files or Files(), compression_level=compression_level)
+        store = DriveStore(
+            str(self.folder),
+            files or Files(),
+            compression_level=compression_level,
+            pack_below=pack_below,
+        )
         store.prepare()
         self.temp_files_removed = store.clean_temp()
         self._clock = clock or the_reactor

@@ -93,6 +93,8 @@ class Machine:
         #: Below what size the next start keeps contents as copies.
         self.copies_below = 0
         self.kept_files = 60
+        #: Below what size the next start packs contents.
+        self.pack_below = 0
         #: By what the next start compresses shards.
         self.compression_level: int | None = None
         #: More than nothing: there are other API servers, whose leases nobody here knows.
@@ -120,6 +122,7 @@ class Machine:
             now=self.now,
             kept_files=self.kept_files,
             compression_level=self.compression_level,
+            pack_below=self.pack_below,
         )
         await self.drives.start()
         return self.drives
