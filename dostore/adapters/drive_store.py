@@ -213,6 +213,11 @@ class TempShard:
     signature: tuple[int, int, int] | None = None
     lock: threading.Lock = field(factory=threading.Lock)
 
+    @property
+    def token(self) -> str:
+        """The file's name."""
+        return os.path.basename(self.path)
+
 
 class DriveStore:
     """The files of one drive.

@@ -51,6 +51,7 @@ class DriveNode:
     :param now: the time of day in seconds since the epoch, for the age of temporary shards.
     :ivar full: it takes no writes because it has no room.
     :ivar arrivals: how often the drive was scanned.
+    :ivar writing: the tokens of temporary shards whose writers are at work, however slowly.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class DriveNode:
         self.reason = _NOT_STARTED
         self.full = False
         self.arrivals = 0
+        self.writing: set[str] = set()
         self._on_trouble = on_trouble
         self._index = ShardIndex()
         self._garbage = ShardIndex()
@@ -583,6 +585,7 @@ class _LocalWriter:
     def __init__(self, node: DriveNode, temp: TempShard) -> None:
         self._node = node
         self._temp = temp
+        node.writing.add(temp.token)
         self._running: Deferred[None] | None = None
         self._committed = False
         self._aborted = False
@@ -616,6 +619,7 @@ class _LocalWriter:
             raise self._node.translated(error, "sync a shard") from error
         await self._node.commit(content, self._temp.builder.index, (), self._temp)
         self._committed = True
+        self._node.writing.discard(self._temp.token)
 
     def _finish(self, content: Content) -> None:
         self._node.store.finish(self._temp, content)
@@ -627,6 +631,8 @@ class _LocalWriter:
             return
         self._aborted = True
         node = self._node
+        # What cannot be dropped now is swept.
+        node.writing.discard(self._temp.token)
         running, self._running = self._running, None
         if running is not None:
             # Its error was or will be told by another call; here it changes nothing.

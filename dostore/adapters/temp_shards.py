@@ -362,7 +362,7 @@ class TempShards:
     async def sweep(self) -> int:
         """Remove what was abandoned; how many shards."""
         self._node.require(DriveState.LIVE)
-        spared = frozenset(self._busy)
+        spared = frozenset(self._busy) | self._node.writing
         try:
             swept = await self._node.call(self._files.sweep, self._now(), ABANDONED_AFTER_S, spared)
         except OSError as error:

@@ -565,6 +565,33 @@ class WatchTests(WatchCase):
         await machine.pass_time(2 * 3700.0, 10.0)
         self.assertFalse(path.exists())
 
+    async def test_abandoned_writes_are_swept(self) -> None:
+        """What a write left in temp/ goes half an hour after it was last touched; a write that is
+        still under way, however slow its client, keeps its file, and can be committed.
+        """
+        machine = await self.watched()
+        what = sample(2 * SCHEME.stripe_size)
+        left = machine.folders[1] / "temp" / ("a" * 32)
+        left.write_bytes(b"of a write that broke off")
+        writer = await machine.drives.drives[2].node.begin(0, SCHEME)
+        await writer.write(what.shards[0])
+        await machine.pass_time(1.0)
+        (slow,) = (machine.folders[2] / "temp").iterdir()
+        for path, age_s in ((left, 1700), (slow, 9000)):
+            os.utime(path, (machine.now() - age_s, machine.now() - age_s))
+        await machine.pass_time(60.0, 1.0)
+        self.assertTrue(left.exists())
+        await machine.pass_time(80.0, 1.0)
+        self.assertFalse(left.exists())
+        self.assertTrue(slow.exists())
+        await machine.run(writer.commit(what.content))
+        self.assertEqual(machine.states(), [LIVE] * 6)
+        self.assertEqual(list(machine.drives.drives[2].node.held(what.content.hash)), [0])
+        abandoned = await machine.drives.drives[2].node.begin(1, SCHEME)
+        await abandoned.write(what.shards[1])
+        await machine.run(abandoned.abort())
+        self.assertEqual(machine.drives.drives[2].node.writing, set())
+
     async def test_stopped(self) -> None:
         """After the stop no drive is used, and none is locked."""
         machine = await self.watched()
