@@ -24,6 +24,7 @@ from dostore.app.process import (
     allow_open_files,
     collect_seldom,
     described,
+    keep_memory,
     stop_on_signals,
 )
 from dostore.errors import ConfigError
@@ -144,6 +145,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
+    keep_memory()
     try:
         config = read_config(options, os.environ, os.getcwd(), allow_open_files())
         service = wiring.build(config, reactor)
