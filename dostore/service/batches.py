@@ -16,7 +16,7 @@ LEAST_BYTES = 1 << 20
 MOST_BYTES = 4 << 20
 
 #: What the batches of all streams of a process come to, unless LEAST_BYTES each is more.
-TOTAL_BYTES = 16 << 20
+TOTAL_BYTES = 8 << 20
 
 
 class Batches:

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from dostore.errors import NodeUnavailable, ShardMissing
 from tests.support.data_server import DataServerCase, the_reactor
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import ROOT, free_port, wait_until
 from tests.support.shards import SCHEME, sample
 
 SECRET = "correct horse battery staple"
@@ -107,6 +107,7 @@ class DataServerProcessTests(DataServerCase):
         stranger = self.client(self.address).link
         self.assertEqual((await stranger.ask(b"GET", b"/metrics")).status, 401)
         self.assertEqual((await stranger.ask(b"GET", b"/health/live")).status, 200)
+        await deferToThread(wait_until, "the broker is missed", lambda: "is away" in self.log())
         self.assertEqual(await self.stop(), 0)
         log = self.log()
         self.assertIn("shards of 0 contents", log)
