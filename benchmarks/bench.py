@@ -203,7 +203,7 @@ class Bench:
         ours, theirs = processes.cpu_seconds(pids), processes.cpu_seconds(services)
         run = work.measure(target, self.client, self.scale.seconds, numbers)
         ours = processes.cpu_seconds(pids) - ours
-        theirs = processes.cpu_seconds(services) - theirs
+        theirs = max(0.0, processes.cpu_seconds(services) - theirs)
         machine = processes.machine_cpu_seconds() - machine
         seconds = time.perf_counter() - began
         done = run.done
