@@ -32,8 +32,7 @@ from twisted.web.client import (
     RequestTransmissionFailed,
     ResponseFailed,
 )
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from dostore.adapters.elastic_address import Address
@@ -46,6 +45,7 @@ from dostore.adapters.elastic_answers import (
     interpret,
     read_body,
 )
+from dostore.http.plain import PlainAgent
 
 log = Logger()
 
@@ -93,30 +93,7 @@ def open_link(
     # Else each connection is two lines in the log.
     pool._factory.noisy = False
     agent = Agent(reactor, connectTimeout=limits.connect_timeout_s, pool=pool)
-    return ElasticLink(HTTPClient(_Plain(agent)), addresses, reactor, limits, pool)
-
-
-@implementer(IAgent)
-class _Plain:
-    """Asks for answers that are not compressed.
-
-    treq asks for gzip always; on a local network that costs both ends more time than it saves.
-    """
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """See IAgent."""
-        plain = headers.copy() if headers is not None else Headers()
-        plain.removeHeader("Accept-Encoding")
-        return self._agent.request(method, uri, plain, bodyProducer)
+    return ElasticLink(HTTPClient(PlainAgent(agent)), addresses, reactor, limits, pool)
 
 
 class ElasticLink:

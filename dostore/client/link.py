@@ -28,6 +28,7 @@ from dostore.http.exchange import (
     length_of,
     translate,
 )
+from dostore.http.plain import PlainAgent
 
 #: Time to connect, over whatever network.
 CONNECT_TIMEOUT_S = 10.0
@@ -42,12 +43,8 @@ _AGENT = f"dostore/{dostore.__version__}".encode("ascii")
 
 
 @implementer(IAgent)
-class _Plain:
-    """Sends requests to one server, and asks for answers that are not compressed.
-
-    treq asks for gzip always; then there would be no ranges, and bodies that are larger than they
-    seem.
-    """
+class _ToServer:
+    """Sends requests to one server, whatever server their URI names."""
 
     def __init__(self, agent: IAgent, base: bytes) -> None:
         self._agent = agent
@@ -61,10 +58,8 @@ class _Plain:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         """See IAgent."""
-        plain = headers.copy() if headers is not None else Headers()
-        plain.removeHeader("Accept-Encoding")
         url = self._base + uri.removeprefix(_SERVER.encode("ascii"))
-        return self._agent.request(method, url, plain, bodyProducer)
+        return self._agent.request(method, url, headers, bodyProducer)
 
 
 class Link:
@@ -77,7 +72,7 @@ class Link:
     def __init__(self, address: Address, agent: IAgent, clock: Any) -> None:
         self.address = address
         self._clock = clock
-        self._agent = _Plain(agent, address.base)
+        self._agent = PlainAgent(_ToServer(agent, address.base))
 
     async def ask(
         self,
