@@ -258,9 +258,13 @@ class Volumes:
         :raises BadShard: it is damaged.
         :raises FileNotFoundError: its volume is gone.
         """
+        return _shard(*self._stored(place))
+
+    def _stored(self, place: Place) -> tuple[int, Place, bytes]:
+        """The seed of a record's volume, its place and its bytes, of which nothing is verified."""
         file = self._opened.open(place.volume)
         data = self._files.pread(file.fd, HEAD_BYTES + place.length, place.offset)
-        return _shard(file.seed, place, data)
+        return file.seed, place, data
 
     def read_cached(self, place: Place) -> tuple[Footer, bytes] | None:
         """The same, on the reactor's thread.
@@ -295,9 +299,7 @@ class Volumes:
         :raises BadShard: it is damaged.
         :raises FileNotFoundError: its volume is gone.
         """
-        file = self._opened.open(place.volume)
-        data = self._files.pread(file.fd, HEAD_BYTES + place.length, place.offset)
-        return _record(file.seed, place, data)
+        return _record(*self._stored(place))
 
     # Changing
 

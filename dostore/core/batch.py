@@ -106,14 +106,19 @@ def _indexes(shards: int) -> tuple[int, ...]:
     return tuple(index for index in range(MAX_SHARDS) if shards >> index & 1)
 
 
+def _numbers(content: Content | None) -> tuple[int, int, int, int]:
+    """k, m, block size and size of a content; zeros for none."""
+    if content is None:
+        return 0, 0, 0, 0
+    scheme = content.scheme
+    return scheme.k, scheme.m, scheme.block_size, content.size
+
+
 def format_questions(questions: Sequence[Question]) -> bytes:
     """The list of what is asked."""
     records = [_HEAD.pack(_ASKED, _VERSION, len(questions))]
     for question in questions:
-        k = m = block_size = size = 0
-        if question.content is not None:
-            scheme, size = question.content.scheme, question.content.size
-            k, m, block_size = scheme.k, scheme.m, scheme.block_size
+        k, m, block_size, size = _numbers(question.content)
         records.append(
             _QUESTION.pack(
                 question.kind,
@@ -193,10 +198,7 @@ def format_replies(replies: Sequence[Reply]) -> list[bytes | memoryview]:
     """The body that answers a batch, in pieces."""
     records = [_HEAD.pack(_ANSWERED, _VERSION, len(replies))]
     for reply in replies:
-        k = m = block_size = size = 0
-        if reply.content is not None:
-            scheme, size = reply.content.scheme, reply.content.size
-            k, m, block_size = scheme.k, scheme.m, scheme.block_size
+        k, m, block_size, size = _numbers(reply.content)
         shards = sum(1 << index for index in reply.indexes)
         records.append(
             _ANSWER.pack(
