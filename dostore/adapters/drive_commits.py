@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dostore.adapters.drive_store import Block, DriveStore, TempShard
+from dostore.adapters.drive_store import Block, DriveStore
+from dostore.adapters.temp_shard import TempShard
 from dostore.core.model import Content
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.shardlog import Kind

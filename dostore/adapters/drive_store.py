@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,50 +17,36 @@ from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 
-from attrs import define, field
-
+from dostore.adapters.drive_glance import Glances
+from dostore.adapters.drive_scan import DriveScan
 from dostore.adapters.files import Files
 from dostore.adapters.journal import Journal
 from dostore.adapters.kept_files import KeptFiles
-from dostore.adapters.large_files import LargeReads, LargeWrites
-from dostore.adapters.shard_index import ShardIndex, names_in
+from dostore.adapters.large_files import LargeWrites
+from dostore.adapters.open_shard import OpenShard, footer_of
+from dostore.adapters.shard_index import ShardIndex
+from dostore.adapters.temp_shard import TempShard
 from dostore.adapters.volumes import Volumes
 from dostore.core.model import Content
 from dostore.core.names import ShardName
 from dostore.core.packed import entry_of_blocks, entry_of_file
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import (
-    PAGE_BLOCKS,
     TRAILER_BYTES,
-    Footer,
-    Page,
     ShardFileBuilder,
     footer_size,
-    parse_footer,
     plain_shard,
 )
 from dostore.core.shardlog import Kind
 from dostore.core.volumelog import Entry
 from dostore.core.window import Part
-from dostore.errors import BadShard, NodeUnavailable
+from dostore.errors import BadShard
 
 #: A file up to this size is read whole when it is opened: one read where three would be needed.
 WHOLE_FILE_BYTES = 128 * 1024
 
 #: Else this much of its end, which holds the footer of any shard but one of terabytes.
 _TAIL_BYTES = 24 * 1024
-
-#: A shard up to this size is read in full by a glance, when its file is not as it was left.
-GLANCED_BYTES = 64 << 20
-
-#: To read so many plain bytes of a compressed shard takes as long as to go to a thread and back.
-_INFLATED_AT_ONCE_BYTES = 32 * 1024
-
-#: So many bytes of it at a time.
-_GLANCE_STEP_BYTES = 1 << 20
-
-#: So many shards are remembered that were found right.
-_KNOWN = 10_000
 
 #: A shard up to this size that comes whole is durable in the journal before it is in its file.
 JOURNALED_BYTES = 128 * 1024
@@ -73,150 +58,6 @@ _BAD = ".bad"
 ABOUT = ".json"
 
 Block = bytes | memoryview
-
-
-class OpenShard:
-    """An open shard file. Its reads may run on several threads; closing waits for none of them.
-
-    :param size: bytes of the file, if it is not there as a whole.
-    """
-
-    def __init__(
-        self, files: Files, fd: int | None, footer: Footer, whole: bytes | None, size: int = 0
-    ) -> None:
-        self._files = files
-        self._fd = fd
-        self._reads = None if fd is None else LargeReads(files, fd, size)
-        self._whole = whole
-        self._lock = threading.Lock()
-        self._busy = 0
-        self._closed = False
-        self._page = footer.last
-        self.footer = footer
-        if whole is not None:
-            self.close()
-
-    def __del__(self) -> None:
-        """An opening whose waiter gave up hands its file to nobody."""
-        self.close()
-
-    def is_quick(self, first: int, count: int) -> bool:
-        """Whether reading some blocks takes no wait and no long work: any thread may do it."""
-        if self._whole is None:
-            return False
-        if not self.footer.deflated:
-            return True
-        content = self.footer.info.content
-        plain = content.scheme.block_range_length(content.size, first, count)
-        return plain <= _INFLATED_AT_ONCE_BYTES
-
-    def read(self, first: int, count: int) -> bytes:
-        """The plain bytes of ``count`` blocks from ``first`` on.
-
-        :raises BadShard: a block is not what was written.
-        """
-        if self._whole is not None:
-            return self._read(first, count)
-        with self._lock:
-            if self._closed:
-                raise NodeUnavailable("The shard was closed.")
-            self._busy += 1
-        try:
-            return self._read(first, count)
-        finally:
-            with self._lock:
-                self._busy -= 1
-                release = self._closed and not self._busy
-            if release:
-                self._release()
-
-    def _release(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            self._files.close(fd)
-
-    def _read(self, first: int, count: int) -> bytes:
-        pieces = []
-        while count:
-            page = self._page_of(first)
-            here = min(count, page.first + page.count - first)
-            if here <= 0:
-                raise BadShard(f"The shard has no block {first}.")
-            offset, length = page.span(first, here)
-            pieces.append(page.plain(first, here, self._stored(length, offset)))
-            first += here
-            count -= here
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _stored(self, size: int, offset: int) -> bytes:
-        if self._whole is not None:
-            return self._whole[offset : offset + size]
-        assert self._reads is not None, "an open shard has a file"
-        return self._reads.read(size, offset)
-
-    def _page_of(self, block: int) -> Page:
-        page = self._page
-        if page.first <= block < page.first + page.count:
-            return page
-        number = block // PAGE_BLOCKS
-        if number >= self.footer.pages:
-            return self.footer.last
-        offset, length = self.footer.page_span(number)
-        page = self.footer.page(number, self._stored(length, offset))
-        self._page = page
-        return page
-
-    def is_at(self, path: str) -> bool:
-        """Whether this very file is the one at a path; so taken when it was closed already."""
-        with self._lock:
-            if self._fd is None or self._closed:
-                return True
-            return self._files.identity(self._fd) == self._files.identity(path)
-
-    def close(self) -> None:
-        """Release the file, now or when the last read under way has ended. Idempotent."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            if self._busy:
-                return
-        self._release()
-
-
-def _footer_of(name: ShardName, footer: bytes, file_size: int) -> Footer:
-    """Read the footer of a file that goes by a name."""
-    parsed = parse_footer(footer, file_size)
-    if (parsed.info.content.hash, parsed.info.index) != (name.content_hash, name.index):
-        raise BadShard("The file is another shard's.")
-    return parsed
-
-
-@define(eq=False)
-class TempShard:
-    """A shard file in ``temp/`` that is being written.
-
-    The lock keeps a thread from closing the file while another, whose writer gave up on a drive
-    that hangs, is still in the middle of a write to it.
-
-    :ivar large: how its bytes are written; None: by whoever has it, at once.
-    :ivar packed: it will be packed.
-    """
-
-    path: str
-    builder: ShardFileBuilder
-    large: LargeWrites | None = None
-    fd: int | None = None
-    name: ShardName | None = None
-    done: bool = False
-    packed: bool = False
-    signature: tuple[int, int, int] | None = None
-    lock: threading.Lock = field(factory=threading.Lock)
-
-    @property
-    def token(self) -> str:
-        """The file's name."""
-        return os.path.basename(self.path)
 
 
 class DriveStore:
@@ -252,8 +93,7 @@ class DriveStore:
         self._pack_below = pack_below
         self._buffer = bytearray(WHOLE_FILE_BYTES + 1)
         self.kept = KeptFiles(files, kept_files)
-        self._known: dict[ShardName, tuple[int, int, int]] = {}
-        self._known_lock = threading.Lock()
+        self._glances = Glances(self)
         self.objects = os.path.join(folder, "objects")
         self.temp = os.path.join(folder, "temp")
         self.garbage = os.path.join(folder, "garbage")
@@ -293,54 +133,7 @@ class DriveStore:
 
         What a crash left of the files of small shards is put right before.
         """
-        self.journal.load()
-        self.volumes.load()
-        index, removed = ShardIndex(), ShardIndex()
-        for name in names_in(self.files.list(self.objects)):
-            if self._is_packed_too(name):
-                self.unlink_object(name)
-                continue
-            twin = index.add(name)
-            if twin is not None:
-                # Two files for one shard: a crash between a rename and the removal of what it
-                # replaced, which may be of another scheme. A third party's is found out when it is
-                # read.
-                older, newer = sorted((twin, name), key=self._written_s)
-                index.add(newer)
-                self.files.unlink(os.path.join(self.objects, str(older)))
-        for name in names_in(self.files.list(self.garbage)):
-            removed.add(name)
-        return index, removed
-
-    def _is_packed_too(self, name: ShardName) -> bool:
-        """Whether a shard is in a volume as well: a crash between the two. If so, it is whole.
-
-        The file may be the newer one, of another scheme; then it is not in the volume any more.
-        """
-        place = self.volumes.find(name.content_hash, name.index)
-        if place is None:
-            return False
-        try:
-            footer, _ = self.volumes.read(place)
-        except (BadShard, FileNotFoundError):
-            self.volumes.drop(place)
-            return False
-        if place.time_ms >= self._written_s(name) * 1000 or not self._is_otherwise(name, footer):
-            return True
-        self.volumes.drop(place)
-        return False
-
-    def _is_otherwise(self, name: ShardName, footer: Footer) -> bool:
-        """Whether a file is a shard by another scheme than that with a footer."""
-        try:
-            shard = self.open(name)
-        except BadShard:
-            return False
-        shard.close()
-        return shard.footer.info != footer.info
-
-    def _written_s(self, name: ShardName) -> float:
-        return self.files.modified(os.path.join(self.objects, str(name)))
+        return DriveScan(self).run()
 
     def checkpoint(self, last: bool = False) -> None:
         """Have small shards be durable in their files, and packed ones be found quickly.
@@ -452,7 +245,7 @@ class DriveStore:
         assert temp.name is not None, "finish comes before publish"
         self.files.rename(temp.path, os.path.join(self.objects, str(temp.name)))
         if temp.signature is not None:
-            self._know(temp.name, temp.signature)
+            self._glances.know(temp.name, temp.signature)
         return temp.name
 
     def sync_objects(self) -> None:
@@ -489,7 +282,7 @@ class DriveStore:
                 raise BadShard("The footer claims to be longer than its file.")
             if length > len(tail):
                 tail = self.files.pread(fd, length, size - length)
-            footer = _footer_of(name, tail[-length:], size)
+            footer = footer_of(name, tail[-length:], size)
         except BaseException:
             self.files.close(fd)
             raise
@@ -508,7 +301,7 @@ class DriveStore:
         if data is None:
             return None
         length = footer_size(data[-TRAILER_BYTES:])
-        footer = _footer_of(name, data[-length:], len(data))
+        footer = footer_of(name, data[-length:], len(data))
         return OpenShard(self.files, None, footer, data)
 
     def read_parts_now(self, name: ShardName, parts: Sequence[Part], *, keep: bool = True) -> bool:
@@ -599,44 +392,8 @@ class DriveStore:
     def glance(
         self, named: Sequence[tuple[ShardName | None, Content, int]]
     ) -> list[tuple[ShardName | None, Content, int]]:
-        """Those of the shards that are not there or not whole; what is not is put out of the way.
-
-        A file that is as it was when it was written here, or found right before, is taken to be
-        right: what decays on the drive without a write is for whoever reads every shard.
-        """
-        return [each for each in named if each[0] is None or not self._is_whole(each[0], each[1])]
-
-    def _is_whole(self, name: ShardName, content: Content) -> bool:
-        path = os.path.join(self.objects, str(name))
-        shard: OpenShard | None = None
-        try:
-            signature = self.files.signature(path)
-            if self._known.get(name) == signature:
-                return True
-            shard = self.open(name)
-            size = content.scheme.shard_size(content.size)
-            if shard.footer.info.content == content and size <= GLANCED_BYTES:
-                blocks = content.scheme.stripe_count(content.size)
-                step = max(1, _GLANCE_STEP_BYTES // content.scheme.block_size)
-                for first in range(0, blocks, step):
-                    shard.read(first, min(step, blocks - first))
-            self._know(name, signature)
-        except FileNotFoundError:
-            return False
-        except BadShard:
-            self.remove(name, bad=True, opened=shard)
-            return False
-        finally:
-            if shard is not None:
-                shard.close()
-        return True
-
-    def _know(self, name: ShardName, signature: tuple[int, int, int]) -> None:
-        with self._known_lock:
-            self._known.pop(name, None)
-            self._known[name] = signature
-            if len(self._known) > _KNOWN:
-                del self._known[next(iter(self._known))]
+        """See Glances.faulty."""
+        return self._glances.faulty(named)
 
     def purge(self, before: float) -> list[str]:
         """Delete from ``garbage/`` what was removed before a time (seconds since the epoch)."""

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
-from attrs import define
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from dostore.adapters import drive_marker
-from dostore.adapters.drive_marker import BadMarker, Found, Marker
+from dostore.adapters.drive_marker import Found
+from dostore.adapters.drive_opening import Drive, DriveOpening
 from dostore.adapters.drive_puts import Puts
 from dostore.adapters.drive_store import DriveStore
+from dostore.adapters.drive_watch import DriveWatch
 from dostore.adapters.files import Files
-from dostore.adapters.node_local import FULL, DriveNode, DriveState
-from dostore.adapters.volume_emptying import next_to_empty
+from dostore.adapters.node_local import DriveNode, DriveState
 from dostore.adapters.volume_state import Place
-from dostore.background import Background
 from dostore.core.model import Content
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import Scheme
 from dostore.core.window import Window
-from dostore.errors import AlreadyHeld, ConfigError, DostoreError, NodeUnavailable
+from dostore.errors import AlreadyHeld, ConfigError, NodeUnavailable
 from dostore.fanout import gather, with_timeout
 from dostore.ports import ICluster, Member
 from dostore.threads import IWorkers
@@ -36,70 +30,12 @@ _log = Logger()
 #: Every drive is looked at this often.
 WATCH_INTERVAL_S = 2.0
 
-#: A look that takes longer than this says that the drive hangs.
-HUNG_AFTER_S = 3.0
-
-#: A drive none of whose calls ends for so many looks, while some wait, hangs too: a look may be
-#: answered from the system's memory. A minute, for one sync of very much may take half of that.
-STUCK_LOOKS = 30
-
-#: A drive that was full takes writes again when this many bytes are free, so that it is not found
-#: full again by the next write.
-FREE_AGAIN_BYTES = 16 << 20
-
 #: Stopping waits so long for small shards to be synced in their files.
 STOP_S = 10.0
-
-#: What was removed can be given back for this long.
-GARBAGE_KEPT_S = 24 * 3600.0
-
-#: On a full drive it makes room earlier. Nothing that is under way asks for it so late.
-GARBAGE_KEPT_FULL_S = 3600.0
-
-#: A full drive is purged at most this often.
-_MAKE_ROOM_INTERVAL_S = 600.0
-_PURGE_INTERVAL_S = 3600.0
 
 #: To read so much from the system's memory, and verify it, takes the reactor a few tenths of a
 #: millisecond; to have it done by threads would take it longer.
 AT_ONCE_BYTES = 1 << 20
-
-#: How often temporary shards that nobody goes on with are looked for.
-SWEEP_INTERVAL_S = 30.0
-
-
-@define(eq=False)
-class Drive:
-    """A drive's folder and its parts.
-
-    :ivar workers: threads for its shards.
-    :ivar watcher: one thread for looking at it, so that a look never queues behind work.
-    :ivar looks: how many looks found ``ended`` calls ended, and others waiting.
-    :ivar losses: how many of its shards were found gone when others were last told.
-    :ivar device: the number of the file system that its folder was on.
-    :ivar free_bytes: its room when it was last looked at.
-    :ivar purged_s: when it was last purged to make room, by the reactor's clock.
-    """
-
-    folder: str
-    node: DriveNode
-    watcher: IWorkers
-    number: int = 0
-    lock_fd: int | None = None
-    looking: bool = False
-    checkpointing: bool = False
-    emptying: bool = False
-    losses: int = 0
-    ended: int = 0
-    looks: int = 0
-    device: int = 0
-    free_bytes: int | None = None
-    purged_s: float = float("-inf")
-
-    @property
-    def store(self) -> DriveStore:
-        """Its files."""
-        return self.node.store
 
 
 @implementer(ICluster)
@@ -140,18 +76,10 @@ class DriveSet:
         soon: Callable[[Callable[[], None]], object] = lambda call: call(),
         call_in_reactor: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> None:
-        self._scheme = scheme
-        self._address = address
-        self._files = files
         self._clock = clock
-        self._now = now
-        self._background = Background("dostore.drives")
         self._puts = Puts(clock, soon, call_in_reactor)
-        self._joined: list[Callable[[str], None]] = []
         self._members: Sequence[Member] = ()
         self._told: list[tuple[str, DriveState, bool, int | None]] | None = None
-        self.store_id = ""
-        self.temp_files_removed = 0
         self.drives = [
             Drive(
                 folder,
@@ -175,6 +103,21 @@ class DriveSet:
             )
             for position, folder in enumerate(folders, 1)
         ]
+        self._opening = DriveOpening(self.drives, scheme, files, clock, address)
+        self._watch = DriveWatch(self.drives, self._opening, files, clock, now)
+
+    @property
+    def store_id(self) -> str:
+        """Of the store that the drives are of; known when they are started."""
+        return self._opening.store_id
+
+    @property
+    def temp_files_removed(self) -> int:
+        """How many files of unfinished shards a crash had left."""
+        return self._opening.temp_files_removed
+
+    def _trouble(self, node: DriveNode) -> None:
+        self._watch.trouble(node)
 
     # ICluster
 
@@ -250,7 +193,7 @@ class DriveSet:
 
     def watch(self, joined: Callable[[str], None]) -> None:
         """See ICluster."""
-        self._joined.append(joined)
+        self._watch.tell(joined)
 
     def pace(self, follow: Callable[[Callable[[], None]], bool]) -> None:
         """Have small contents wait for what is being done with those before; see Puts."""
@@ -294,20 +237,10 @@ class DriveSet:
         :raises ConfigError: a folder is another store's, was made with another k + m or by a newer
             program, holds other files, is in use, or no drive can be reached at all.
         """
-        looks = await gather([self._first_look(drive) for drive in self.drives])
-        found: list[tuple[Drive, Marker | Found]] = []
-        for drive, look in zip(self.drives, looks, strict=True):
-            if isinstance(look.error, (OSError, BadMarker)):
-                found.append((drive, Found.GONE))
-            else:
-                found.append((drive, look.value))
-        self._identify(found)
-        for drive, look in zip(self.drives, looks, strict=True):
-            if isinstance(look.error, (OSError, BadMarker)):
-                # Only now it is known what the drive is called.
-                drive.node.degrade(DriveState.AWAY, _reason(look.error))
+        found = await self._opening.begin()
+        self._puts.begin(drive.node for drive in self.drives)
         opened = await gather(
-            [self._open(drive, what) for drive, what in found if what is not Found.GONE]
+            [self._opening.open(drive, what) for drive, what in found if what is not Found.GONE]
         )
         for outcome in opened:
             if outcome.error is not None:
@@ -319,298 +252,16 @@ class DriveSet:
                 "None of the drives can be used: "
                 + "; ".join(f"{d.folder}: {d.node.reason}" for d in self.drives)
             )
-        for drive in self.drives:
-            # Each by itself: one that hangs while it is scanned must not keep others from a look.
-            self._background.periodic(
-                f"watch {drive.node.address}",
-                WATCH_INTERVAL_S,
-                partial(self._watch_one, drive),
-                self._clock,
-            )
-        self._background.periodic("purge", _PURGE_INTERVAL_S, self._purge, self._clock)
-        self._background.run("first sweep", self._sweep())
-        self._background.periodic("sweep", SWEEP_INTERVAL_S, self._sweep, self._clock)
-
-    async def _first_look(self, drive: Drive) -> Marker | Found:
-        def look() -> Marker | Found:
-            if not self._files.is_folder(drive.folder):
-                self._files.make_folder(drive.folder)
-                self._files.sync_folder(os.path.dirname(drive.folder))
-            return drive_marker.look(drive.folder, self._files)
-
-        what: Marker | Found = await with_timeout(
-            drive.watcher.run(look),
-            HUNG_AFTER_S,
-            self._clock,
-            lambda: OSError(0, "it hangs"),
-        )
-        drive_marker.require_ours(what, None, self._scheme, drive.folder)
-        return what
-
-    def _identify(self, found: Sequence[tuple[Drive, Marker | Found]]) -> None:
-        """Settle the store's id and every drive's number.
-
-        A drive keeps the number that its marker says, wherever it is mounted now.
-        """
-        markers = [(drive, what) for drive, what in found if isinstance(what, Marker)]
-        for drive, what in found:
-            # Beside drives of a store it is one of them, for whatever shards are in it tell what
-            # they are. Alone it might be anybody's.
-            if what is Found.UNMARKED and not markers:
-                raise ConfigError(
-                    f"{drive.folder} {what.value}, and so has every other drive. Restore one of "
-                    f"the files {drive_marker.FILE_NAME}, or give dostore empty folders."
-                )
-        self.store_id = markers[0][1].store if markers else str(uuid.uuid4())
-        taken: dict[int, str] = {}
-        for drive, marker in markers:
-            marker.require(self.store_id, self._scheme, drive.folder)
-            if marker.number in taken:
-                raise ConfigError(
-                    f"{drive.folder} and {taken[marker.number]} are both drive {marker.number}: "
-                    "one is a copy. Remove it, or empty its folder to have it rebuilt."
-                )
-            taken[marker.number] = drive.folder
-            drive.number = marker.number
-        for position, drive in enumerate(self.drives, 1):
-            if drive.number == 0:
-                free = [n for n in range(1, len(self.drives) + 1) if n not in taken]
-                drive.number = position if position in free else free[0]
-                taken[drive.number] = drive.folder
-            drive.node.address = self._address(drive.number)
-        self._puts.begin(drive.node for drive in self.drives)
-
-    async def _open(self, drive: Drive, what: Marker | Found) -> None:
-        try:
-            self.temp_files_removed += await drive.node.workers.run(self._prepare, drive, what)
-            index, garbage = await drive.node.workers.run(drive.store.scan)
-        except OSError as error:
-            self._release(drive)
-            drive.node.degrade(DriveState.AWAY, error.strerror or "it fails")
-            return
-        drive.node.come(index, garbage)
-        _log.info(
-            "{address} at {folder}: shards of {contents} contents",
-            address=drive.node.address,
-            folder=drive.folder,
-            contents=drive.node.contents,
-        )
-
-    def _prepare(self, drive: Drive, what: Marker | Found) -> int:
-        """Runs on a worker thread. How many temporary files were removed."""
-        drive.lock_fd = drive_marker.lock(drive.folder, self._files)
-        # First: without it, folders that a crash here leaves would be taken for somebody's files.
-        if what is Found.EMPTY or what is Found.UNMARKED:
-            marker = Marker.made(self.store_id, drive.number, self._scheme)
-            drive_marker.write(drive.folder, marker, self._files)
-        drive.store.prepare()
-        drive.device, _ = self._files.identity(drive.folder)
-        drive.free_bytes = self._files.free_bytes(drive.folder)
-        return drive.store.clean_temp()
-
-    # Watching
-
-    def _trouble(self, node: DriveNode) -> None:
-        """An operation met an error: look now, not at the next interval."""
-        for drive in self.drives:
-            if drive.node is node:
-                self._background.run("look", self._watch_one(drive, recover=False))
-
-    async def _watch_one(self, drive: Drive, *, recover: bool = True) -> None:
-        """Look at a drive and draw the conclusions; never more than one look at a time.
-
-        :param recover: whether a drive that takes no writes may take them again. Not right after an
-            error, else one that passes a probe and then fails would go round without a pause.
-        """
-        if drive.looking:
-            return
-        drive.looking = True
-        try:
-            await self._conclude(drive, recover)
-        finally:
-            drive.looking = False
-        node = drive.node
-        takes = node.state is DriveState.LIVE or (node.full and node.state is DriveState.READ_ONLY)
-        if takes and not drive.checkpointing and drive.store.journal.is_due():
-            drive.checkpointing = True
-            self._background.run(f"checkpoint {node.address}", self._checkpoint(drive))
-        if takes and not drive.emptying:
-            number = next_to_empty(drive.store.volumes, full=node.full)
-            if number is not None:
-                drive.emptying = True
-                self._background.run(f"empty {node.address}", self._empty(drive, number))
-        if takes and drive.losses != drive.store.volumes.losses:
-            drive.losses = drive.store.volumes.losses
-            # What is told of a node that comes: it may have other shards than before.
-            node.arrivals += 1
-            for joined in self._joined:
-                joined(node.address)
-
-    async def _checkpoint(self, drive: Drive, last: bool = False) -> None:
-        try:
-            await drive.node.checkpoint(last)
-        except DostoreError as error:
-            _log.warn("The journal is kept: {error}", error=error, address=drive.node.address)
-        finally:
-            drive.checkpointing = False
-
-    async def _empty(self, drive: Drive, number: int) -> None:
-        try:
-            await drive.node.packed.empty(number, self._clock)
-        except DostoreError as error:
-            _log.warn(
-                "{address} keeps volume {number}: {error}",
-                address=drive.node.address,
-                number=number,
-                error=error,
-            )
-        finally:
-            drive.emptying = False
-
-    async def _conclude(self, drive: Drive, recover: bool) -> None:
-        node = drive.node
-        if self._stuck(drive):
-            node.degrade(DriveState.AWAY, "none of its calls ends")
-        if node.state is DriveState.AWAY and node.workers.backlog():
-            # Nothing is sure of a drive while calls still hang in it.
-            return
-        try:
-            what = await with_timeout(
-                drive.watcher.run(self._look, drive),
-                HUNG_AFTER_S,
-                self._clock,
-                lambda: NodeUnavailable(f"no answer in {HUNG_AFTER_S:g} s"),
-            )
-        except NodeUnavailable as error:
-            node.degrade(DriveState.AWAY, error.detail)
-            return
-        except (ConfigError, BadMarker) as error:
-            node.degrade(DriveState.AWAY, error.detail)
-            self._release(drive)
-            return
-        except OSError as error:
-            state = DriveState.AWAY if node.state is DriveState.AWAY else DriveState.READ_ONLY
-            node.degrade(state, error.strerror or "it fails", full=error.errno in FULL)
-            if state is DriveState.READ_ONLY and node.full:
-                self._background.run("make room", self._make_room(drive))
-            return
-        if what is Found.GONE or what is Found.STRANGE:
-            node.degrade(DriveState.AWAY, f"{drive.folder} {what.value}")
-            self._release(drive)
-        elif isinstance(what, Found) or node.state is DriveState.AWAY:
-            await self._come_back(drive, what)
-        elif node.state is DriveState.READ_ONLY and recover:
-            node.recover()
-            self._tell(node)
-
-    def _stuck(self, drive: Drive) -> bool:
-        """Whether calls have waited for so long, without one of them ending, that they hang."""
-        node = drive.node
-        if not node.calls or node.ended != drive.ended:
-            drive.ended, drive.looks = node.ended, 0
-        drive.looks += 1
-        return drive.looks > STUCK_LOOKS
-
-    def _look(self, drive: Drive) -> Marker | Found:
-        """Runs on the watcher's thread."""
-        what = drive_marker.look(drive.folder, self._files)
-        if what is Found.EMPTY and self._is_mount_point(drive):
-            return Found.GONE
-        if isinstance(what, Marker):
-            what.require(self.store_id, self._scheme, drive.folder)
-            if what.number != drive.number:
-                raise ConfigError(
-                    f"{drive.folder} holds drive {what.number}, not {drive.number}. "
-                    "Restart dostore to have drives in other places taken for what they are."
-                )
-            drive.free_bytes = self._files.free_bytes(drive.folder)
-            if drive.node.state is not DriveState.AWAY and not drive.store.is_prepared():
-                return Found.INCOMPLETE
-            if drive.node.state is DriveState.READ_ONLY:
-                drive.store.probe()
-                if drive.free_bytes < FREE_AGAIN_BYTES:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return what
-
-    def _is_mount_point(self, drive: Drive) -> bool:
-        """Whether an empty folder is only where a drive was mounted: it is on its parent's now.
-
-        To fill it would fill another drive, and hide what is there when the drive is mounted again.
-        """
-        device, _ = self._files.identity(drive.folder)
-        parent, _ = self._files.identity(os.path.dirname(drive.folder))
-        return bool(drive.device) and device != drive.device and device == parent
-
-    async def _come_back(self, drive: Drive, what: Marker | Found) -> None:
-        """A drive was away, or has lost folders, or another one, empty, is in its place."""
-        node = drive.node
-        missing = f"{drive.folder} {what.value}, and " if isinstance(what, Found) else ""
-        node.degrade(DriveState.AWAY, f"{missing}it is being scanned")
-        self._release(drive)
-        try:
-            await self._open(drive, what)
-        except ConfigError as error:
-            node.degrade(DriveState.AWAY, error.detail)
-            return
-        # Read again: _open has set it.
-        if drive.node.state.name == DriveState.LIVE.name:
-            self._tell(node)
-
-    def _tell(self, node: DriveNode) -> None:
-        _log.info("{address} is back", address=node.address)
-        for joined in self._joined:
-            joined(node.address)
-
-    async def _make_room(self, drive: Drive) -> None:
-        """A drive is full: what was removed need not be kept as long as elsewhere."""
-        now_s = self._clock.seconds()
-        if now_s - drive.purged_s < _MAKE_ROOM_INTERVAL_S:
-            return
-        drive.purged_s = now_s
-        (outcome,) = await gather([drive.node.purge(self._now() - GARBAGE_KEPT_FULL_S)])
-        if outcome.ok and outcome.value:
-            _log.info(
-                "{address}: {count} removed shards were deleted to make room",
-                address=drive.node.address,
-                count=outcome.value,
-            )
-
-    async def _purge(self) -> None:
-        before = self._now() - GARBAGE_KEPT_S
-        await gather(
-            [
-                drive.node.purge(before)
-                for drive in self.drives
-                if drive.node.state is DriveState.LIVE
-            ]
-        )
-
-    async def _sweep(self) -> None:
-        """Remove temporary shards that were abandoned."""
-        await gather(
-            [
-                drive.node.temps.sweep()
-                for drive in self.drives
-                if drive.node.state is DriveState.LIVE
-            ]
-        )
-
-    # Stopping
-
-    def _release(self, drive: Drive) -> None:
-        drive.node.release()
-        fd, drive.lock_fd = drive.lock_fd, None
-        if fd is not None:
-            os.close(fd)
+        self._watch.start()
 
     async def stop(self) -> None:
         """Stop watching and give the drives free."""
-        await self._background.stop(self._clock, 0.0)
+        await self._watch.stop()
         # Else the next start would do it.
         await gather(
             [
                 with_timeout(
-                    self._checkpoint(drive, last=True),
+                    self._watch.checkpoint(drive, last=True),
                     STOP_S,
                     self._clock,
                     lambda: NodeUnavailable("The journal is kept."),
@@ -621,12 +272,6 @@ class DriveSet:
         )
         for drive in self.drives:
             drive.node.stop()
-            self._release(drive)
+            self._opening.release(drive)
         # Those who wait have been told.
         self._puts.stop()
-
-
-def _reason(error: OSError | BadMarker) -> str:
-    if isinstance(error, BadMarker):
-        return error.detail
-    return error.strerror or "it fails"

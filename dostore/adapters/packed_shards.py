@@ -12,7 +12,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from dostore.adapters.drive_state import OURS
-from dostore.adapters.drive_store import DriveStore, OpenShard
+from dostore.adapters.drive_store import DriveStore
+from dostore.adapters.open_shard import OpenShard
 from dostore.adapters.volume_emptying import Emptying
 from dostore.adapters.volume_state import Place
 from dostore.core.model import Content, ShardInfo

@@ -20,8 +20,9 @@ from itertools import islice
 
 from attrs import define, field
 
-from dostore.adapters.drive_store import ABOUT, DriveStore, TempShard
+from dostore.adapters.drive_store import ABOUT, DriveStore
 from dostore.adapters.temp_records import Settled, about_from_bytes, about_to_bytes
+from dostore.adapters.temp_shard import TempShard
 from dostore.core.model import Content
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import (

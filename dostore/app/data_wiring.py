@@ -14,9 +14,10 @@ from twisted.logger import Logger
 from dostore.adapters import drive_marker
 from dostore.adapters.amqp_link import AmqpLink
 from dostore.adapters.announcer_amqp import Announcer
-from dostore.adapters.drives import Drive, DriveSet
+from dostore.adapters.drive_opening import Drive
+from dostore.adapters.drive_state import DriveState
+from dostore.adapters.drives import DriveSet
 from dostore.adapters.files import Files
-from dostore.adapters.node_local import DriveState
 from dostore.app.data_config import DataConfig
 from dostore.app.server import COMPUTE_THREADS, Listen, Server, Threads
 from dostore.background import Background

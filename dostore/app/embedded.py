@@ -10,10 +10,11 @@ from typing import Any
 from twisted.logger import Logger
 
 from dostore.adapters import drive_marker
-from dostore.adapters.drives import Drive, DriveSet
+from dostore.adapters.drive_opening import Drive
+from dostore.adapters.drive_state import DriveState
+from dostore.adapters.drives import DriveSet
 from dostore.adapters.files import Files
 from dostore.adapters.meta_sqlite import LogPlace, SqliteMetadata
-from dostore.adapters.node_local import DriveState
 from dostore.app.config import Config
 from dostore.app.native import native_api
 from dostore.app.server import COMPUTE_THREADS, Threads

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 
 from dostore.adapters.cluster_amqp import AmqpCluster
-from dostore.adapters.drives import WATCH_INTERVAL_S, DriveSet
+from dostore.adapters.drive_watch import WATCH_INTERVAL_S
+from dostore.adapters.drives import DriveSet
 from dostore.ports import ICluster
 from tests.contract.cluster import ClusterContract
 from tests.support.broker import BrokerCase, DataServer

@@ -14,9 +14,10 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from dostore.adapters.drive_store import DriveStore, OpenShard
+from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import DriveNode
+from dostore.adapters.open_shard import OpenShard
 from dostore.adapters.shard_index import names_in
 from dostore.adapters.temp_http import HttpTemps
 from dostore.core.model import Content

@@ -6,8 +6,10 @@ import errno
 import os
 from pathlib import Path
 
-from dostore.adapters.drive_store import DriveStore, OpenShard, TempShard
+from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
+from dostore.adapters.open_shard import OpenShard
+from dostore.adapters.temp_shard import TempShard
 from dostore.core.names import ShardName
 from dostore.errors import BadShard, NodeUnavailable
 from tests.support.cases import SyncTestCase

@@ -10,9 +10,10 @@ import shutil
 
 from twisted.internet.defer import Deferred
 
-from dostore.adapters import drives as drives_module
+from dostore.adapters import drive_watch
+from dostore.adapters.drive_opening import HUNG_AFTER_S
 from dostore.adapters.drive_state import DriveState
-from dostore.adapters.drives import HUNG_AFTER_S, STUCK_LOOKS, WATCH_INTERVAL_S
+from dostore.adapters.drive_watch import STUCK_LOOKS, WATCH_INTERVAL_S
 from dostore.adapters.journal import LOG_AGE_S
 from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError, DostoreError
@@ -451,7 +452,7 @@ class WatchTests(WatchCase):
         """A full drive takes writes again when it has room, and not one probe's worth of it."""
         machine = await self.watched()
         fault = machine.files.fail(str(machine.folders[2]), errno.ENOSPC, operations={"write"})
-        free = drives_module.FREE_AGAIN_BYTES - 1
+        free = drive_watch.FREE_AGAIN_BYTES - 1
         self.patch(machine.files, "free_bytes", lambda path: free)
         with self.assertRaises(DostoreError):
             await self.put(machine, 3)

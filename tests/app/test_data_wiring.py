@@ -92,7 +92,7 @@ class DataServerPartsTests(AsyncTestCase):
         self.assertFalse(parts._status().readable)
         self.assertEqual(parts._status().contents, 1)
         await parts._tell()
-        await parts._drives._sweep()
+        await parts._drives._watch.sweep()
 
     async def test_loud_without_a_secret(self) -> None:
         """Only where others can reach it, and only without a secret."""

@@ -1,0 +1,76 @@
+"""What shards a drive has, and which of two counts that a crash has left."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from dostore.adapters.shard_index import ShardIndex, names_in
+from dostore.core.names import ShardName
+from dostore.core.shardfile import Footer
+from dostore.errors import BadShard
+
+if TYPE_CHECKING:
+    from dostore.adapters.drive_store import DriveStore
+
+
+class DriveScan:
+    """Goes through the folders of a drive, once. Blocks."""
+
+    def __init__(self, store: DriveStore) -> None:
+        self._store = store
+
+    def run(self) -> tuple[ShardIndex, ShardIndex]:
+        """The shards in ``objects/``, and those in ``garbage/`` that can be given back.
+
+        What a crash left of the files of small shards is put right before.
+        """
+        store = self._store
+        store.journal.load()
+        store.volumes.load()
+        index, removed = ShardIndex(), ShardIndex()
+        for name in names_in(store.files.list(store.objects)):
+            if self._is_packed_too(name):
+                store.unlink_object(name)
+                continue
+            twin = index.add(name)
+            if twin is not None:
+                # Two files for one shard: a crash between a rename and the removal of what it
+                # replaced, which may be of another scheme. A third party's is found out when it is
+                # read.
+                older, newer = sorted((twin, name), key=self._written_s)
+                index.add(newer)
+                store.files.unlink(os.path.join(store.objects, str(older)))
+        for name in names_in(store.files.list(store.garbage)):
+            removed.add(name)
+        return index, removed
+
+    def _is_packed_too(self, name: ShardName) -> bool:
+        """Whether a shard is in a volume as well: a crash between the two. If so, it is whole.
+
+        The file may be the newer one, of another scheme; then it is not in the volume any more.
+        """
+        place = self._store.volumes.find(name.content_hash, name.index)
+        if place is None:
+            return False
+        try:
+            footer, _ = self._store.volumes.read(place)
+        except (BadShard, FileNotFoundError):
+            self._store.volumes.drop(place)
+            return False
+        if place.time_ms >= self._written_s(name) * 1000 or not self._is_otherwise(name, footer):
+            return True
+        self._store.volumes.drop(place)
+        return False
+
+    def _is_otherwise(self, name: ShardName, footer: Footer) -> bool:
+        """Whether a file is a shard by another scheme than that with a footer."""
+        try:
+            shard = self._store.open(name)
+        except BadShard:
+            return False
+        shard.close()
+        return shard.footer.info != footer.info
+
+    def _written_s(self, name: ShardName) -> float:
+        return self._store.files.modified(os.path.join(self._store.objects, str(name)))
