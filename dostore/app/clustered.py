@@ -22,7 +22,9 @@ from dostore.core.upload_token import derive_key
 from dostore.errors import MetadataUnavailable
 from dostore.http.pool import HttpPool
 from dostore.service.objects import ObjectStore
+from dostore.web.api.site import NativeApi
 from dostore.web.connections import Connections
+from dostore.web.passing import Passing
 
 _log = Logger(namespace="dostore")
 
@@ -38,21 +40,30 @@ class Clustered:
 
     None of RabbitMQ, Elasticsearch and the data servers need be there when it starts: it serves
     what it can, tells by ``/health/ready`` what is missing, and goes on when that comes.
+
+    :param passing: None in the first process on its port, or the only one; see web.passing.
     """
 
     def __init__(
-        self, config: Config, cluster: ClusterConfig, threads: Threads, reactor: Any
+        self,
+        config: Config,
+        cluster: ClusterConfig,
+        threads: Threads,
+        reactor: Any,
+        passing: Passing | None = None,
     ) -> None:
         self._config = config
         self._settings = cluster
         self._threads = threads
         self._reactor = reactor
+        self._passing = passing
         self._signer = None if cluster.secret is None else Signer(cluster.secret)
         self._pool = HttpPool(reactor)
         self._link: AmqpLink | None = None
         self._cluster: AmqpCluster | None = None
         self._metadata: ElasticMetadata | None = None
         self._store: ObjectStore | None = None
+        self.api: NativeApi | None = None
 
     async def start(self) -> Connections:
         """See server.Parts."""
@@ -84,13 +95,17 @@ class Clustered:
             instant_uploads=self._config.instant_uploads,
         )
         link.start()
+        api = self.api = native_api(store, self._config, self._reactor, self._passing)
+        if self._passing is not None:
+            # The first process on this port looks after the store, and warns.
+            return api.connections
         store.start()
         if self._signer is None:
             _log.warn(
                 "There is no DOSTORE_SECRET: the data servers take requests from whoever reaches "
                 "them. Give all servers the same secret."
             )
-        return native_api(store, self._config, self._reactor)
+        return api.connections
 
     async def _upload_key(self) -> bytes:
         """What tokens of uploads are signed with: the same for all API servers."""

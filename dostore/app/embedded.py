@@ -21,6 +21,7 @@ from dostore.app.server import COMPUTE_THREADS, Threads
 from dostore.core.upload_token import derive_key
 from dostore.errors import ConfigError
 from dostore.service.objects import ObjectStore
+from dostore.web.api.site import NativeApi
 from dostore.web.connections import Connections
 
 _log = Logger(namespace="dostore")
@@ -65,6 +66,7 @@ class Embedded:
         self._drives: DriveSet | None = None
         self._metadata: SqliteMetadata | None = None
         self._store: ObjectStore | None = None
+        self.api: NativeApi | None = None
 
     async def start(self) -> Connections:
         """See server.Parts."""
@@ -106,7 +108,8 @@ class Embedded:
         store.start()
         if not config.shard_sync:
             _log.warn("Shards are not synced: a power cut loses objects that were acknowledged")
-        return native_api(store, config, self._reactor)
+        api = self.api = native_api(store, config, self._reactor)
+        return api.connections
 
     def _lock_root(self) -> None:
         root = self._config.storage_root

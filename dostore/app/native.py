@@ -6,13 +6,16 @@ from twisted.internet.interfaces import IReactorTime
 
 from dostore.app.config import Config
 from dostore.service.objects import ObjectStore
-from dostore.web.api.site import build_factory
-from dostore.web.connections import Connections, HttpLimits
+from dostore.web.api.site import NativeApi
+from dostore.web.connections import HttpLimits
+from dostore.web.passing import Passing
 
 
-def native_api(store: ObjectStore, config: Config, clock: IReactorTime) -> Connections:
+def native_api(
+    store: ObjectStore, config: Config, clock: IReactorTime, passing: Passing | None = None
+) -> NativeApi:
     """What answers the requests of an API server, whatever it keeps its objects on."""
-    return build_factory(
+    return NativeApi(
         store,
         clock=clock,
         limits=HttpLimits(
@@ -22,4 +25,5 @@ def native_api(store: ObjectStore, config: Config, clock: IReactorTime) -> Conne
         ),
         require_digest=config.require_digest,
         access_log=config.access_log,
+        passing=passing,
     )

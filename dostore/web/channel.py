@@ -28,6 +28,7 @@ from zope.interface import implementer
 from dostore.core.chunked import ChunkedDecoder
 from dostore.errors import IncompleteBody, InvalidRequest
 from dostore.streams import ConsumerSink, IBodyFlow
+from dostore.web.passing import leave, pass_on
 from dostore.web.problem import CONTENT_TYPE, RETRY_AFTER_S, problem
 from dostore.web.request import LARGE_BYTES, Request
 
@@ -48,7 +49,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++\Z")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\Z")
 
 #: Why input is not read at the moment.
-_HOLD_BODY, _HOLD_PIPELINE, _HOLD_OUTPUT = 1, 2, 4
+_HOLD_BODY, _HOLD_PIPELINE, _HOLD_OUTPUT, _HOLD_LEAVING = 1, 2, 4, 8
 
 
 @implementer(IHalfCloseableProtocol, IBodyFlow)
@@ -57,6 +58,11 @@ class Channel(http.HTTPChannel):
 
     :ivar deaf: what comes in is dropped.
     :ivar turned_away: it is one too many and gets 503, whatever it asks for.
+    :ivar handed: what another process had received of it, and not answered.
+    :ivar leaving: the same, while it waits to be passed on to another.
+    :ivar passed: it was.
+    :ivar number: what another process calls it.
+    :ivar quick: how many requests were answered at once, one after the other.
     """
 
     factory: Connections
@@ -66,6 +72,11 @@ class Channel(http.HTTPChannel):
 
     deaf = False
     turned_away = False
+    handed = b""
+    leaving = b""
+    passed = False
+    number = 0
+    quick = 0
     _closing = False
     _registered = True
     _half_closed = False
@@ -87,6 +98,9 @@ class Channel(http.HTTPChannel):
             self._socket = self.transport.getHandle()
         if self.turned_away:
             self.refuse(503, "Unavailable", "Too many connections. Try again in a moment.")
+        elif self.handed:
+            data, self.handed = self.handed, b""
+            self.dataReceived(data)
         else:
             self._watch()
 
@@ -288,6 +302,8 @@ class Channel(http.HTTPChannel):
             self.refuse(400, "Bad request", "HTTP/1.0 has no Transfer-Encoding.")
         elif fields.get(b"expect", [b"100-continue"])[0].lower() != b"100-continue":
             self.refuse(417, "Expectation failed", "Only 'Expect: 100-continue' can be met.")
+        elif self.factory.passing is not None and not self.factory.passing.keeps(request):
+            pass_on(self, request)
         else:
             self.persistent = self._version == b"HTTP/1.1" and not (
                 b"connection" in fields and _lists(fields[b"connection"], b"close")
@@ -337,6 +353,13 @@ class Channel(http.HTTPChannel):
             self.loseConnection()
         else:
             request.body_failed(error)
+
+    def take_unread(self) -> bytes:
+        """What has come and was not looked at, which is then not here any more."""
+        data = b"".join(self._dataBuffer) + self._buffer
+        self._dataBuffer = []
+        self._buffer = b""
+        return data
 
     def drop_body(self) -> None:
         """The request is answered, but its body is still coming: receive and forget it."""
@@ -475,11 +498,35 @@ class Channel(http.HTTPChannel):
         """The transport has sent all."""
         self._waitingForTransport = False
         self.factory.stalled.stop(self)
+        if self.leaving and not self._closing:
+            leave(self)
+            return
         self.release(_HOLD_OUTPUT)
         if self._requestProducer is not None:
             self._requestProducer.resumeProducing()
         if self._next_waits and not self._waitingForTransport:
             self._next_request()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is neither closed nor to be."""
+        return not self._closing
+
+    def is_sent(self) -> bool:
+        """Whether the kernel has all that was written."""
+        transport = self.transport
+        return not (len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
+
+    def wait_for_output(self) -> None:
+        """Read nothing more, and have :meth:`resumeProducing` called when all is sent."""
+        self.hold(_HOLD_LEAVING)
+        self.transport.producerPaused = True
+        self.factory.watch_output(self)
+
+    def forget_transport(self) -> None:
+        """The connection goes on elsewhere: whatever is still called here does nothing."""
+        self._closing = True
+        self._unregister()
 
     def unsent_bytes(self) -> int:
         """How much of what was written the client has not taken, here and in the kernel."""

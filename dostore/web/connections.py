@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from time import gmtime, strftime
-from typing import Any, TextIO
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -19,6 +20,7 @@ from dostore.core.httpfields import format_http_date
 from dostore.web.access_log import access_line
 from dostore.web.channel import Channel
 from dostore.web.deadlines import TICK_S, Deadlines
+from dostore.web.passing import Passing
 from dostore.web.request import Request
 
 Handler = Callable[[Request], Coroutine[Any, Any, None]]
@@ -28,6 +30,9 @@ _MAX_TURNED_AWAY = 256
 
 #: How often a client that does not read is looked at within the write timeout.
 _STALL_CHECKS = 4
+
+#: So many lines of the access log are written together, or what there is after a second.
+_LOG_LINES = 200
 
 #: What handlers get to clean up after their connections were cut by :meth:`Connections.drain`.
 _CLEAN_UP_S = 5.0
@@ -66,6 +71,8 @@ class Connections(http.HTTPFactory):
     :param clock: tells the time and ticks.
     :param access_log: the path of a log in combined format, or None.
     :param finished: is told of each request that was answered, or whose client went away before.
+    :param passing: takes the connections with requests that another process answers.
+    :ivar elsewhere: how many connections of this server other processes have.
     :ivar draining: no new connection and no further request on one is taken.
     :ivar running: requests whose handlers have not ended.
     :ivar refused: by status, how often a connection was ended before there was a request.
@@ -80,6 +87,7 @@ class Connections(http.HTTPFactory):
         limits: HttpLimits | None = None,
         access_log: str | None = None,
         finished: Callable[[Request], None] | None = None,
+        passing: Passing | None = None,
     ) -> None:
         super().__init__(logPath=access_log, timeout=None, reactor=clock)  # type: ignore[arg-type]
         self.handle = handler
@@ -97,7 +105,10 @@ class Connections(http.HTTPFactory):
         self._channels: set[Channel] = set()
         self._turned_away: set[Channel] = set()
         self._finished = finished
-        self._access_log: TextIO | None = None
+        self.passing = passing
+        self.elsewhere: Callable[[], int] = int
+        self._access_log: int | None = None
+        self._lines: list[str] = []
         self._ticking: IDelayedCall | None = None
         self._ended: Deferred[None] | None = None
         self._heads_of: dict[int, bytes] = {}
@@ -108,15 +119,25 @@ class Connections(http.HTTPFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Channel | None:  # type: ignore[override]
         """A channel for a new connection; None closes it at once."""
-        if self.draining:
-            return None
+        return None if self.draining else self.make_channel(self.is_full)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more connection is one too many."""
+        return self.connection_count + self.elsewhere() >= self.limits.max_connections
+
+    def make_channel(self, full: bool) -> Channel | None:
+        """A channel for a connection; None: there is not even time to tell it that it is refused.
+
+        :param full: another one must go for it, or else it is refused.
+        """
         channel = Channel()  # type: ignore[no-untyped-call]
         channel.factory = self
         channel.timeOut = None
         channel.MAX_LENGTH = self.limits.max_request_line_bytes
         channel.totalHeadersSize = self.limits.max_header_bytes
         channel.maxHeaders = self.limits.max_fields
-        if len(self._channels) >= self.limits.max_connections and not self._make_room():
+        if full and not self._make_room():
             if len(self._turned_away) >= _MAX_TURNED_AWAY:
                 return None
             channel.turned_away = True
@@ -126,6 +147,11 @@ class Connections(http.HTTPFactory):
         if self._ticking is None:
             self._ticking = self.clock.callLater(TICK_S, self._tick)
         return channel
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a connection is without a request, so that it could make room."""
+        return bool(len(self.idle) or len(self.heads) or len(self.lingering))
 
     def _make_room(self) -> bool:
         """Close the connection that has been without a request for longest, if there is one."""
@@ -156,6 +182,8 @@ class Connections(http.HTTPFactory):
         self._stalls.pop(channel, None)
         self._channels.discard(channel)
         self._turned_away.discard(channel)
+        if self.passing is not None and not channel.passed:
+            self.passing.ended(channel)
         self._check_ended()
 
     def handler_ended(self, request: Request) -> None:
@@ -186,8 +214,7 @@ class Connections(http.HTTPFactory):
             self._judge_stalled(channel)
         for channel in self.lingering.advance():
             channel.loseConnection()
-        if self._access_log is not None:
-            self._access_log.flush()
+        self._write_lines()
         if self._channels or self._turned_away:
             self._ticking = self.clock.callLater(TICK_S, self._tick)
 
@@ -272,15 +299,14 @@ class Connections(http.HTTPFactory):
     def startFactory(self) -> None:
         """Open the access log, if there is to be one."""
         if self.logPath is not None:
-            # It is closed in stopFactory.
-            self._access_log = open(  # noqa: SIM115
-                self.logPath, "a", 1 << 16, encoding="ascii"
-            )
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            self._access_log = os.open(self.logPath, flags, 0o666)
 
     def stopFactory(self) -> None:
         """Close the access log."""
+        self._write_lines()
         if self._access_log is not None:
-            self._access_log.close()
+            os.close(self._access_log)
             self._access_log = None
 
     def log(self, request: Request) -> None:  # type: ignore[override]
@@ -289,8 +315,20 @@ class Connections(http.HTTPFactory):
             self._finished(request)
         if self._access_log is not None:
             moment = strftime("%d/%b/%Y:%H:%M:%S +0000", gmtime(self.clock.seconds()))
-            try:
-                self._access_log.write(access_line(request, moment))
-            except OSError:
-                self._log.failure("The access log cannot be written; it is closed")
-                self._access_log = None
+            self._lines.append(access_line(request, moment))
+            if len(self._lines) >= _LOG_LINES:
+                self._write_lines()
+
+    def _write_lines(self) -> None:
+        """Write what was logged, by whole lines: other processes may write to the same file."""
+        if self._access_log is None or not self._lines:
+            return
+        data = "".join(self._lines).encode("ascii")
+        self._lines.clear()
+        try:
+            while data:
+                data = data[os.write(self._access_log, data) :]
+        except OSError:
+            self._log.failure("The access log cannot be written; it is closed")
+            os.close(self._access_log)
+            self._access_log = None

@@ -280,6 +280,8 @@ class Request:
         self._began = True
         self.connections.running.add(self)
         begun = begin(self.connections.handle(self))
+        if self.connections.passing is not None:
+            self.connections.passing.answered(self, isinstance(begun, Outcome))
         if isinstance(begun, Outcome):
             self._ended(None if begun.error is None else Failure(begun.error))
         else:
@@ -292,6 +294,10 @@ class Request:
             _log.failure("A request's handler failed", result)
         if not self.answered:
             self.abort()
+
+    def passed(self) -> None:
+        """Another process answers it."""
+        self.answered = self._gone = True
 
     def timed_out(self) -> None:
         """The client has sent nothing of the body for too long."""

@@ -17,6 +17,7 @@ from dostore.errors import (
     NotFound,
     RangeNotSatisfiable,
 )
+from dostore.web.passing import PassOn, pass_on
 from dostore.web.problem import CONTENT_TYPE, RETRY_AFTER_S, problem
 from dostore.web.request import Request
 
@@ -60,6 +61,8 @@ class Router:
             await method(request, rest)
         except CancelledError:
             raise
+        except PassOn:
+            pass_on(request.channel, request)
         except ClientGone:
             request.abort()
         except DostoreError as error:

@@ -74,7 +74,7 @@ class Client:
         self._inbox = b""
         self._sent_end = False
         self._producer: Any = None
-        self._producer_paused = False
+        self.producerPaused = False
         channel = factory.buildProtocol(self.getPeer())
         self.channel: Any = channel
         self.refused = channel is None
@@ -151,7 +151,7 @@ class Client:
         if self.reading:
             self.take()
         elif self._producer is not None and len(self.dataBuffer) > self.bufferSize:
-            self._producer_paused = True
+            self.producerPaused = True
             self._producer.pauseProducing()
 
     def writeSequence(self, pieces: Iterable[bytes]) -> None:
@@ -161,8 +161,8 @@ class Client:
     def _sent(self) -> None:
         if self.dataBuffer:
             return
-        if self._producer_paused and self._producer is not None:
-            self._producer_paused = False
+        if self.producerPaused and self._producer is not None:
+            self.producerPaused = False
             self._producer.resumeProducing()
         elif self.disconnecting and self._producer is None:
             self._lose_soon(ConnectionDone)
@@ -210,7 +210,7 @@ class Client:
     def unregisterProducer(self) -> None:
         """See IConsumer."""
         self._producer = None
-        self._producer_paused = False
+        self.producerPaused = False
         self._sent()
 
     def pauseProducing(self) -> None:

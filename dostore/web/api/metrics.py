@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import attrs
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from dostore.service.objects import ObjectStore, Readiness
+from dostore.web.api.counts import BUCKETS_S, Counts, HttpCounts
 from dostore.web.connections import Connections
 from dostore.web.request import Request
 from dostore.web.resource import Resource
@@ -25,41 +25,42 @@ _CONTENT_TYPE = (b"Content-Type", b"text/plain; version=0.0.4; charset=utf-8")
 
 _METHODS = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"POST"))
 
-#: Upper bounds of a request's duration, in seconds.
-_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
-
 
 class HttpMetrics(Collector):
     """Counts requests: a few dictionary operations each, and the rest at a scrape.
 
     :param seconds: the clock that requests' ``started`` is read from.
     :ivar connections: whose requests they are.
+    :ivar others: what other processes have counted, as it was last told.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self.connections: Connections | None = None
+        self.others: Sequence[HttpCounts] = ()
         self._seconds = seconds
-        self._requests: Counter[tuple[bytes, str, int]] = Counter()
-        self._durations: dict[tuple[bytes, str], list[int]] = {}
-        self._duration_sums: Counter[tuple[bytes, str]] = Counter()
-        self._bytes_in = 0
-        self._bytes_out = 0
+        self._counts = HttpCounts()
 
     def observe(self, request: Request) -> None:
         """A request was answered, or its client is gone."""
-        method = request.method if request.method in _METHODS else b"other"
+        counts = self._counts
+        method = request.method.decode() if request.method in _METHODS else "other"
         # An answer that was cut counts as none, whatever its status had promised.
         status = request.status // 100 if request.answered else 0
-        self._requests[method, request.route, status] += 1
-        self._bytes_in += request.body.received
-        self._bytes_out += request.bytes_sent
-        seconds = max(0.0, self._seconds() - request.started)
-        key = (method, request.route)
-        buckets = self._durations.get(key)
-        if buckets is None:
-            buckets = self._durations[key] = [0] * (len(_BUCKETS_S) + 1)
-        buckets[bisect_left(_BUCKETS_S, seconds)] += 1
-        self._duration_sums[key] += seconds  # type: ignore[assignment]
+        counts.requests[method, request.route, status] += 1
+        counts.bytes_in += request.body.received
+        counts.bytes_out += request.bytes_sent
+        counts.took((method, request.route), max(0.0, self._seconds() - request.started))
+
+    def counts(self) -> HttpCounts:
+        """What this process has counted up to now."""
+        counts = HttpCounts()
+        counts.add(self._counts)
+        if self.connections is not None:
+            counts.refused.update(self.connections.refused)
+            counts.connections = self.connections.connection_count
+            counts.idle = len(self.connections.idle)
+            counts.running = len(self.connections.running)
+        return counts
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
@@ -68,41 +69,41 @@ class HttpMetrics(Collector):
             "Requests by class of status; none: the connection ended before the answer did.",
             labels=("method", "route", "status"),
         )
-        for (method, route, status), count in self._requests.items():
+        counts = self.counts()
+        for other in self.others:
+            counts.add(other)
+        for (method, route, status), count in counts.requests.items():
             status_class = f"{status}xx" if status else "none"
-            requests.add_metric((method.decode(), route, status_class), count)
+            requests.add_metric((method, route, status_class), count)
         yield requests
-        yield _counter("dostore_http_received_bytes", "Bytes of request bodies.", self._bytes_in)
-        yield _counter("dostore_http_sent_bytes", "Bytes of answers' bodies.", self._bytes_out)
+        yield _counter("dostore_http_received_bytes", "Bytes of request bodies.", counts.bytes_in)
+        yield _counter("dostore_http_sent_bytes", "Bytes of answers' bodies.", counts.bytes_out)
         durations = HistogramMetricFamily(
             "dostore_http_request_duration_seconds",
             "From the end of the header section to the end of the answer.",
             labels=("method", "route"),
         )
-        for (method, route), counts in self._durations.items():
+        for kind, took in counts.durations.items():
             total = 0
             buckets = []
-            for bound, count in zip((*map(str, _BUCKETS_S), "+Inf"), counts, strict=True):
+            for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), took, strict=True):
                 total += count
                 buckets.append((bound, total))
-            durations.add_metric(
-                (method.decode(), route), buckets, self._duration_sums[method, route]
-            )
+            durations.add_metric(kind, buckets, counts.seconds[kind])
         yield durations
-        connections = self.connections
-        if connections is None:
+        if self.connections is None:
             return
         refused = CounterMetricFamily(
             "dostore_http_refused",
             "What came in and was no proper request, or came too late or too often, by status.",
             labels=("status",),
         )
-        for code, count in connections.refused.items():
+        for code, count in counts.refused.items():
             refused.add_metric((str(code),), count)
         yield refused
-        yield _gauge("dostore_http_connections", "Open.", connections.connection_count)
-        yield _gauge("dostore_http_idle", "Open and without a request.", len(connections.idle))
-        yield _gauge("dostore_http_running", "Requests under way.", len(connections.running))
+        yield _gauge("dostore_http_connections", "Open.", counts.connections)
+        yield _gauge("dostore_http_idle", "Open and without a request.", counts.idle)
+        yield _gauge("dostore_http_running", "Requests under way.", counts.running)
 
 
 class _StoreMetrics(Collector):
@@ -110,11 +111,15 @@ class _StoreMetrics(Collector):
 
     def __init__(self, store: ObjectStore) -> None:
         self._stats = store.stats
+        self.others: Sequence[Counter[str]] = ()
         self.readiness: Readiness | None = None
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
-        for name, value in attrs.asdict(self._stats).items():
+        counts = Counter(attrs.asdict(self._stats))
+        for other in self.others:
+            counts.update(other)
+        for name, value in counts.items():
             yield _counter(f"dostore_{name}", f"Since the process began: {name}.", value)
         if self.readiness is None:
             return
@@ -127,10 +132,15 @@ class _StoreMetrics(Collector):
 
 
 class Metrics:
-    """Everything that is counted, in a registry of its own."""
+    """Everything that is counted, in a registry of its own.
+
+    :ivar others: asks the other processes that answer on this port what they have counted.
+    """
 
     def __init__(self, store: ObjectStore, http: HttpMetrics) -> None:
+        self.others: Callable[[], Awaitable[Sequence[Counts]]] | None = None
         self._store = store
+        self._http = http
         self._registry = CollectorRegistry(auto_describe=False)
         self._store_metrics = _StoreMetrics(store)
         self._registry.register(http)
@@ -140,6 +150,10 @@ class Metrics:
     async def get(self, request: Request, rest: bytes) -> None:
         """``GET /metrics``."""
         self._store_metrics.readiness = await self._store.readiness()
+        if self.others is not None:
+            told = await self.others()
+            self._http.others = [counts.http for counts in told]
+            self._store_metrics.others = [counts.store for counts in told]
         request.respond(200, [_CONTENT_TYPE], generate_latest(self._registry))
 
 

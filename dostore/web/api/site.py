@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from dostore.service.objects import ObjectStore
+from dostore.web.api.counts import Counts
 from dostore.web.api.health import Health
 from dostore.web.api.locate import Locate
 from dostore.web.api.metrics import HttpMetrics, Metrics
@@ -12,7 +16,65 @@ from dostore.web.api.objects import Objects
 from dostore.web.api.uploads import UploadParts
 from dostore.web.api.versions import Versions
 from dostore.web.connections import Connections, HttpLimits
+from dostore.web.passing import Passing
 from dostore.web.resource import Router
+
+
+class NativeApi:
+    """The native API over one store.
+
+    :ivar connections: what listens: a factory of connections that serve the store.
+    :ivar metrics: what answers ``/metrics``.
+    :param require_digest: whether a PUT without ``Digest`` is refused.
+    :param access_log: the path of a log of requests; None: there is none.
+    :param passing: takes the connections with requests that another process answers.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        clock: IReactorTime,
+        limits: HttpLimits | None = None,
+        require_digest: bool = False,
+        access_log: str | None = None,
+        passing: Passing | None = None,
+    ) -> None:
+        limits = limits or HttpLimits()
+        uploads = UploadParts(store, max_object_bytes=limits.max_object_bytes)
+        objects = Objects(
+            store,
+            max_object_bytes=limits.max_object_bytes,
+            require_digest=require_digest,
+            open_upload=uploads.open,
+        )
+        versions = Versions(store)
+        health = Health(store)
+        self._store = store
+        self._http = HttpMetrics(clock.seconds)
+        self.metrics = Metrics(store, self._http)
+        router = Router(
+            exact={
+                b"/objects/": objects.listing,
+                b"/versions/": versions.listing,
+                b"/health/live": health.live,
+                b"/health/ready": health.ready,
+                b"/metrics": self.metrics.resource,
+            },
+            below={
+                b"/objects/": objects.resource,
+                b"/versions/": versions.resource,
+                b"/locate/": Locate(store).resource,
+                b"/temp/": uploads.resource,
+            },
+        )
+        self.connections = self._http.connections = Connections(
+            router.handle, clock, limits, access_log, self._http.observe, passing
+        )
+
+    def counts(self) -> Counts:
+        """What was counted up to now."""
+        return Counts(self._http.counts(), Counter(attrs.asdict(self._store.stats)))
 
 
 def build_factory(
@@ -23,37 +85,12 @@ def build_factory(
     require_digest: bool = False,
     access_log: str | None = None,
 ) -> Connections:
-    """What listens: a factory of connections that serve ``store``.
-
-    :param require_digest: whether a PUT without ``Digest`` is refused.
-    :param access_log: the path of a log of requests; None: there is none.
-    """
-    limits = limits or HttpLimits()
-    uploads = UploadParts(store, max_object_bytes=limits.max_object_bytes)
-    objects = Objects(
+    """The connections of a :class:`NativeApi`."""
+    api = NativeApi(
         store,
-        max_object_bytes=limits.max_object_bytes,
+        clock=clock,
+        limits=limits,
         require_digest=require_digest,
-        open_upload=uploads.open,
+        access_log=access_log,
     )
-    versions = Versions(store)
-    health = Health(store)
-    counted = HttpMetrics(clock.seconds)
-    router = Router(
-        exact={
-            b"/objects/": objects.listing,
-            b"/versions/": versions.listing,
-            b"/health/live": health.live,
-            b"/health/ready": health.ready,
-            b"/metrics": Metrics(store, counted).resource,
-        },
-        below={
-            b"/objects/": objects.resource,
-            b"/versions/": versions.resource,
-            b"/locate/": Locate(store).resource,
-            b"/temp/": uploads.resource,
-        },
-    )
-    connections = Connections(router.handle, clock, limits, access_log, counted.observe)
-    counted.connections = connections
-    return connections
+    return api.connections
