@@ -10,12 +10,14 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dostore.adapters.http_link import QUICK_TIMEOUT_S, HttpLink
 from dostore.adapters.node_batch import Lane
+from dostore.adapters.node_http_reader import FRAMED, HttpReader, framed_size
+from dostore.adapters.node_http_writer import HttpWriter
 from dostore.adapters.remote_nodes import IRemoteNode, Take, Tell
 from dostore.adapters.temp_http import HttpTemps
 from dostore.core.batch import GET, MAX_SHARD_BYTES, NEW, PUT, Question, Reply
@@ -25,7 +27,6 @@ from dostore.core.datafields import (
     block_lengths,
     format_glance,
     format_scheme,
-    parse_content_range,
     parse_indexes,
     parse_inventory,
     parse_positions,
@@ -37,7 +38,7 @@ from dostore.core.datafields import (
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.core.shardfile import CHECK_BYTES, ShardFileBuilder, hash_of_shard
+from dostore.core.shardfile import hash_of_shard
 from dostore.errors import (
     AlreadyHeld,
     BadShard,
@@ -48,8 +49,7 @@ from dostore.errors import (
     NoSpace,
     ShardMissing,
 )
-from dostore.http.body import AnswerBody, Broken
-from dostore.http.exchange import ANSWER_TIMEOUT_S, Answer, Answered, Field, Fields, Upload
+from dostore.http.exchange import ANSWER_TIMEOUT_S, Answer, Field, Fields
 from dostore.ports import IShardReader, IShardWriter
 
 Block = bytes | memoryview
@@ -63,14 +63,8 @@ MAX_PUT_BYTES = 8 << 20
 #: A page of an inventory: half a million contents.
 _MAX_INVENTORY_BYTES = 32 << 20
 
-#: What a commit gets beyond the time for an answer: a disk that syncs at least so many bytes in a
-#: second.
-_SYNC_BYTES_A_SECOND = 16 << 20
-
 #: Characters of what a server says of an error.
 _MAX_DETAIL = 300
-
-_FRAMED: Field = (b"X-Framed", b"1")
 
 #: Keep nothing where anything of the content is.
 _NEW: tuple[Field, ...] = ((b"If-None-Match", b"*"),)
@@ -109,7 +103,7 @@ class HttpNode:
         token = answer.body.decode("latin-1")
         if len(token) > 64 or not token.isalnum() or not token.isascii():
             raise self.nonsense("the name of a temporary shard")
-        return _HttpWriter(self, token, index, scheme)
+        return HttpWriter(self, token, index, scheme)
 
     async def put(self, content: Content, index: int, blocks: Sequence[Block]) -> None:
         """See IShardNode."""
@@ -202,7 +196,7 @@ class HttpNode:
         """See IShardNode."""
         if size is None or size <= MAX_SHARD_BYTES:
             return await self._open_small(content_hash, index, size or 0)
-        fields = [_FRAMED, (b"X-Inline", b"%d" % INLINE_BYTES)]
+        fields = [FRAMED, (b"X-Inline", b"%d" % INLINE_BYTES)]
         target = b"/objects/" + shard_path(content_hash, index)
         # Blocks may be small, and then there are many checks.
         answer = await self.link.ask(b"GET", target, fields, limit=2 * INLINE_BYTES)
@@ -216,7 +210,7 @@ class HttpNode:
                 f"{self.address} sent {len(whole)} bytes of shard {index}, not"
                 f" {framed_size(info.content)}."
             )
-        return _HttpReader(self, info, whole)
+        return HttpReader(self, info, whole)
 
     async def _open_small(self, content_hash: ContentHash, index: int, size: int) -> IShardReader:
         """Open one that may be so small that it comes with the answer."""
@@ -232,7 +226,7 @@ class HttpNode:
             raise BadShard(
                 f"{self.address} sent {len(reply.data)} bytes of shard {index}, not {expected}."
             )
-        return _HttpReader(self, ShardInfo(content, index), None if told_only else reply.data)
+        return HttpReader(self, ShardInfo(content, index), None if told_only else reply.data)
 
     def begin_get(self, content: Content, index: int, take: Take) -> Callable[[], None]:
         """See IRemoteNode."""
@@ -409,193 +403,3 @@ def _shard_size(content: Content, blocks: Sequence[Block]) -> int:
     if (sum(map(len, blocks)), len(blocks)) != (size, content.scheme.stripe_count(content.size)):
         raise ValueError(f"{len(blocks)} blocks are no shard of {content.size} bytes")
     return size
-
-
-def framed_size(content: Content) -> int:
-    """Bytes of a shard of a content with its blocks' checks between them."""
-    scheme = content.scheme
-    return scheme.shard_size(content.size) + CHECK_BYTES * scheme.stripe_count(content.size)
-
-
-@implementer(IShardReader)
-class _HttpReader:
-    """A shard of a data server.
-
-    The first read asks for just what it wants. One that goes on where that one ended is taken for
-    the second of many: from there on the shard comes as one stream, and each read waits for its
-    part of it.
-
-    :param whole: all of the shard, with checks, when it came with the answer.
-    """
-
-    def __init__(self, node: HttpNode, info: ShardInfo, whole: Block | None) -> None:
-        self.info = info
-        self._node = node
-        self._whole = whole
-        self._lock = DeferredLock()
-        self._body: AnswerBody | None = None
-        self._next = self._end = -1
-        self._blocks = info.content.scheme.stripe_count(info.content.size)
-        self._closed = False
-
-    async def read(self, first: int, count: int) -> bytes:
-        """See IShardReader."""
-        if self._closed:
-            raise NodeUnavailable("The shard was closed.")
-        if first + count > self._blocks:
-            raise BadShard(f"The shard has no block {first + count - 1}.")
-        if not count:
-            return b""
-        lengths = block_lengths(self.info.content, first, count)
-        size = sum(lengths) + CHECK_BYTES * count
-        if self._whole is not None:
-            scheme = self.info.content.scheme
-            at = first * (scheme.block_size + CHECK_BYTES)
-            return unframe(memoryview(self._whole)[at : at + size], lengths)
-        await self._lock.acquire()
-        try:
-            data = await self._take(first, count, size)
-            self._next = first + count
-        finally:
-            self._lock.release()
-        return unframe(data, lengths)
-
-    async def _take(self, first: int, count: int, size: int) -> bytes:
-        """The bytes of some blocks, with their checks."""
-        body = self._body
-        if body is not None and first == self._next and first + count <= self._end:
-            try:
-                return await body.read(size)
-            except Broken:
-                # The server may have been restarted, or have cut a stream that nobody read.
-                self._node.link.trouble()
-            except NodeUnavailable:
-                self._node.link.trouble()
-                raise
-        self._abandon()
-        until = self._blocks if first == self._next else first + count
-        body = self._body = await self._fetch(first, until)
-        self._end = until
-        try:
-            return await body.read(size)
-        except NodeUnavailable:
-            self._node.link.trouble()
-            self._abandon()
-            raise
-
-    async def _fetch(self, first: int, until: int) -> AnswerBody:
-        """The stream of the blocks from ``first`` up to ``until``."""
-        content, index = self.info.content, self.info.index
-        scheme = content.scheme
-        start = first * scheme.block_size
-        end = min(until * scheme.block_size, scheme.shard_size(content.size))
-        fields = [_FRAMED, (b"Range", b"bytes=%d-%d" % (start, end - 1))]
-        target = b"/objects/" + shard_path(content.hash, index)
-        answer = await self._node.link.stream(b"GET", target, fields)
-        try:
-            if answer.status != 206:
-                await self._refuse(answer.status, answer.headers, answer.body)
-            info = self._node.shard_info(answer.headers, content.hash, index)
-            told = parse_content_range((answer.headers.getRawHeaders(b"content-range") or [b""])[0])
-            length = end - start + CHECK_BYTES * (until - first)
-            if (info, told, answer.length) != (
-                self.info,
-                (start, end - 1, scheme.shard_size(content.size)),
-                length,
-            ):
-                raise BadShard(f"{self._node.address} sent another part of shard {index}.")
-        except BaseException:
-            answer.body.abandon()
-            raise
-        return answer.body
-
-    async def _refuse(self, status: int, headers: Fields, body: AnswerBody) -> None:
-        """Raise for an answer that is no part of the shard."""
-        error = self._node.error(Answer(status, headers, b""))
-        if isinstance(error, ShardMissing):
-            # It was there when it was opened: its node has put it away since.
-            error = BadShard(f"{self._node.address} has no shard {self.info.index} any more.")
-        raise error
-
-    def _abandon(self) -> None:
-        body, self._body = self._body, None
-        if body is not None:
-            body.abandon()
-
-    async def close(self) -> None:
-        """See IShardReader."""
-        self._closed = True
-        self._whole = None
-        self._abandon()
-
-
-@implementer(IShardWriter)
-class _HttpWriter:
-    """A temporary shard on a data server, written by one streamed request."""
-
-    def __init__(self, node: HttpNode, token: str, index: int, scheme: Scheme) -> None:
-        self._node = node
-        self._target = b"/temp/" + token.encode("ascii")
-        self._builder = ShardFileBuilder(index, scheme)
-        self._sent = 0
-        self._upload: Upload | None = None
-        self._committed = False
-        self._aborted = False
-
-    async def write(self, blocks: Sequence[Block]) -> None:
-        """See IShardWriter."""
-        self._require_open()
-        if not blocks:
-            return
-        if self._upload is None:
-            fields = [(b"Upload-Offset", b"0")]
-            self._upload = self._node.link.upload(b"PATCH", self._target, fields)
-        self._builder.add(blocks)
-        self._sent += sum(map(len, blocks))
-        try:
-            await self._upload.write(blocks)
-        except Answered as early:
-            raise self._node.error(early.answer) from None
-        except NodeUnavailable:
-            self._node.link.trouble()
-            raise
-
-    def _require_open(self) -> None:
-        if self._aborted:
-            raise NodeUnavailable("The write was given up.")
-
-    async def commit(self, content: Content) -> None:
-        """See IShardWriter."""
-        if self._committed:
-            return
-        self._require_open()
-        _, name = self._builder.finish(content)
-        timeout_s = ANSWER_TIMEOUT_S + self._sent / _SYNC_BYTES_A_SECOND
-        if self._upload is not None:
-            answer = await self._upload.finish(timeout_s)
-            if answer.status != 204:
-                raise self._node.error(answer)
-            if answer.headers.getRawHeaders(b"upload-offset") != [b"%d" % self._sent]:
-                raise NodeUnavailable(
-                    f"{self._node.address} does not hold the {self._sent} bytes that were sent."
-                )
-        fields = [
-            (b"X-Content", str(content.hash).encode("ascii")),
-            (b"Size", b"%d" % content.size),
-            (b"Digest", ShardDigest(shard=name.shard_hash).format()),
-        ]
-        answer = await self._node.link.ask(
-            b"PUT", self._target, fields, [], timeout_s=timeout_s, again=False
-        )
-        if answer.status != 200:
-            raise self._node.error(answer)
-        self._committed = True
-
-    async def abort(self) -> None:
-        """See IShardWriter. A server that cannot be told sweeps it by itself."""
-        if self._committed or self._aborted:
-            return
-        self._aborted = True
-        if self._upload is not None:
-            self._upload.abandon()
-        await self._node.link.ask(b"DELETE", self._target, timeout_s=QUICK_TIMEOUT_S)

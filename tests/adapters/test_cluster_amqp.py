@@ -9,14 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from dostore.adapters.announcer_amqp import HEARTBEAT_S, LEAST_INTERVAL_S, Announcer
-from dostore.adapters.cluster_amqp import (
-    BROKER_ANSWERS_S,
-    DIRECT_S,
-    FETCH_S,
-    LOCATE_S,
-    MAX_REMEMBERED,
-    AmqpCluster,
-)
+from dostore.adapters.cluster_amqp import FETCH_S, AmqpCluster
+from dostore.adapters.locate_amqp import BROKER_ANSWERS_S, DIRECT_S, LOCATE_S, MAX_REMEMBERED
 from dostore.adapters.membership import KNOWN_S, LATE_S, LIVE_S, MAX_NODES, SUSPECT_S
 from dostore.core.messages import (
     API_SERVERS,

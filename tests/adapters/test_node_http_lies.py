@@ -12,7 +12,8 @@ from twisted.internet.task import Clock, deferLater
 
 from dostore.adapters import http_link
 from dostore.adapters.http_link import MAX_REQUESTS, QUICK_TIMEOUT_S
-from dostore.adapters.node_http import HttpNode, framed_size
+from dostore.adapters.node_http import HttpNode
+from dostore.adapters.node_http_reader import framed_size
 from dostore.core.batch import MAX_ANSWER_BYTES, MAX_SHARD_BYTES, Reply, format_replies
 from dostore.core.datafields import block_lengths, frame
 from dostore.core.scheme import Scheme
