@@ -152,6 +152,34 @@ class PreconditionFailed(DostoreError):
     title = "Precondition failed"
 
 
+class ExpectationFailed(DostoreError):
+    """The client expects what is not known."""
+
+    status = 417
+    title = "Expectation failed"
+
+
+class TargetTooLong(DostoreError):
+    """The line that says what is asked for is longer than any that means something."""
+
+    status = 414
+    title = "URI too long"
+
+
+class HeadTooLarge(DostoreError):
+    """A header section has more bytes or lines than are taken."""
+
+    status = 431
+    title = "Header section too large"
+
+
+class UnknownCoding(DostoreError):
+    """A body comes in a coding that cannot be undone."""
+
+    status = 501
+    title = "Not implemented"
+
+
 class RangeNotSatisfiable(DostoreError):
     """No byte of what there is lies in the range.
 

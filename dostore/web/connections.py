@@ -12,15 +12,17 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.web import http
 
 import dostore
 from dostore.core.httpfields import format_http_date
+from dostore.core.requesthead import HeadLimits
 from dostore.web.access_log import access_line
 from dostore.web.channel import Channel
 from dostore.web.deadlines import TICK_S, Deadlines
 from dostore.web.passing import Passing
+from dostore.web.problem import CONTENT_TYPE, RETRY_AFTER_S, problem
 from dostore.web.request import Request
 
 Handler = Callable[[Request], Coroutine[Any, Any, None]]
@@ -64,7 +66,7 @@ class HttpLimits:
     discard_bytes: int = 64 << 20
 
 
-class Connections(http.HTTPFactory):
+class Connections(Factory):
     """Makes a channel for each connection and keeps an eye on it.
 
     :param handler: answers a request; it is called as soon as the header section is there.
@@ -89,10 +91,14 @@ class Connections(http.HTTPFactory):
         finished: Callable[[Request], None] | None = None,
         passing: Passing | None = None,
     ) -> None:
-        super().__init__(logPath=access_log, timeout=None, reactor=clock)  # type: ignore[arg-type]
         self.handle = handler
         self.clock = clock
         self.limits = limits or HttpLimits()
+        self.head_limits = HeadLimits(
+            self.limits.max_request_line_bytes,
+            self.limits.max_header_bytes,
+            self.limits.max_fields,
+        )
         self.draining = False
         self.running: set[Request] = set()
         self.refused: Counter[int] = Counter()
@@ -107,6 +113,8 @@ class Connections(http.HTTPFactory):
         self._finished = finished
         self.passing = passing
         self.elsewhere: Callable[[], int] = int
+        # Absolute, for the process may change its folder before the log is opened.
+        self._log_path = None if access_log is None else os.path.abspath(access_log)
         self._access_log: int | None = None
         self._lines: list[str] = []
         self._ticking: IDelayedCall | None = None
@@ -131,12 +139,8 @@ class Connections(http.HTTPFactory):
 
         :param full: another one must go for it, or else it is refused.
         """
-        channel = Channel()  # type: ignore[no-untyped-call]
+        channel = Channel()
         channel.factory = self
-        channel.timeOut = None
-        channel.MAX_LENGTH = self.limits.max_request_line_bytes
-        channel.totalHeadersSize = self.limits.max_header_bytes
-        channel.maxHeaders = self.limits.max_fields
         if full and not self._make_room():
             if len(self._turned_away) >= _MAX_TURNED_AWAY:
                 return None
@@ -209,7 +213,8 @@ class Connections(http.HTTPFactory):
                 f"The header section took longer than {self.limits.header_timeout_s:g} s.",
             )
         for channel in self.bodies.advance():
-            channel.requests[0].timed_out()
+            if channel.request is not None:
+                channel.request.timed_out()
         for channel in self.stalled.advance():
             self._judge_stalled(channel)
         for channel in self.lingering.advance():
@@ -252,6 +257,15 @@ class Connections(http.HTTPFactory):
                 format_http_date(second),
             )
         return head
+
+    def refusal(self, status: int, title: str, detail: str) -> tuple[bytes, bytes]:
+        """The answer to what is no proper request, after which the connection ends; counted."""
+        self.refused[status] += 1
+        body = problem(status, title, detail)
+        head = self.common_head(status) + b"%b: %b\r\n" % CONTENT_TYPE
+        if status == 503:
+            head += b"Retry-After: %d\r\n" % RETRY_AFTER_S
+        return head + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body), body
 
     # The end
 
@@ -298,9 +312,9 @@ class Connections(http.HTTPFactory):
 
     def startFactory(self) -> None:
         """Open the access log, if there is to be one."""
-        if self.logPath is not None:
+        if self._log_path is not None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._access_log = os.open(self.logPath, flags, 0o666)
+            self._access_log = os.open(self._log_path, flags, 0o666)
 
     def stopFactory(self) -> None:
         """Close the access log."""
@@ -309,7 +323,7 @@ class Connections(http.HTTPFactory):
             os.close(self._access_log)
             self._access_log = None
 
-    def log(self, request: Request) -> None:  # type: ignore[override]
+    def log(self, request: Request) -> None:
         """A request is answered, or its client is gone."""
         if self._finished is not None:
             self._finished(request)

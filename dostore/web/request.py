@@ -10,9 +10,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.iweb import INonQueuedRequestFactory
-from zope.interface import provider
 
+from dostore.core.requesthead import RequestHead
 from dostore.errors import DostoreError, IncompleteBody, RequestTimeout
 from dostore.fanout import Outcome, begin
 from dostore.streams import BodySource, ConsumerSink
@@ -33,7 +32,6 @@ Header = tuple[bytes, bytes]
 _log = Logger()
 
 
-@provider(INonQueuedRequestFactory)
 class Request:
     """One request, and the answer to it.
 
@@ -68,7 +66,6 @@ class Request:
         "connections",
         "expects_continue",
         "fields",
-        "head_complete",
         "method",
         "path",
         "query",
@@ -78,23 +75,24 @@ class Request:
         "version",
     )
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, head: RequestHead) -> None:
         self.channel = channel
         self.connections = channel.factory
-        self.method = b""
-        self.path = b""
-        self.query = b""
-        self.version = b""
+        self.started = self.connections.clock.seconds()
+        self.method = head.method
+        self.version = head.version
+        target = head.target
+        if not target.startswith(b"/") and (match := _ABSOLUTE_FORM.match(target)):
+            target = target[match.end() :] or b"/"
+        self.path, _, self.query = target.partition(b"?")
         self.route = ""
-        self.fields: dict[bytes, list[bytes]] = {}
+        self.fields = head.fields
         self.body = BodySource(channel)
-        self.body_length: int | None = None
-        self.chunked = False
-        self.head_complete = False
+        self.chunked = head.length is None
+        self.body_length = head.length if b"content-length" in head.fields else None
+        self.expects_continue = b"expect" in head.fields and head.version == b"HTTP/1.1"
         self.status = 0
         self.bytes_sent = 0
-        self.started = 0.0
-        self.expects_continue = False
         self._announced: int | None = None
         self._chunking = False
         self.answered = False
@@ -113,7 +111,7 @@ class Request:
     @property
     def peer(self) -> IAddress:
         """Who is at the other end of the connection."""
-        address: IAddress = self.channel.getPeer()  # type: ignore[no-untyped-call]
+        address: IAddress = self.channel.transport.getPeer()
         return address
 
     @property
@@ -181,7 +179,7 @@ class Request:
         self.answered = True
         self.connections.log(self)
         if self.body.ended:
-            self.channel.requestDone(self)
+            self.channel.request_done()
         else:
             self.body.drop()
             self.channel.drop_body()
@@ -241,35 +239,19 @@ class Request:
 
     # What the channel calls
 
-    def begin_request(self, method: bytes, target: bytes, version: bytes) -> None:
-        """The header section is complete."""
-        self.head_complete = True
-        self.started = self.connections.clock.seconds()
-        self.method = method
-        self.version = version
-        if match := _ABSOLUTE_FORM.match(target):
-            target = target[match.end() :] or b"/"
-        self.path, _, self.query = target.partition(b"?")
-        self.expects_continue = b"expect" in self.fields and version == b"HTTP/1.1"
+    def ask_for_body(self) -> None:
+        """Tell a client to send its body, if it waits for that."""
+        if self.expects_continue:
+            self.expects_continue = False
+            if not (self.begun or self.body.received):
+                self.channel.send((b"HTTP/1.1 100 Continue\r\n\r\n",))
 
-    def gotLength(self, length: int | None) -> None:
-        """The body's length; None for a chunked one; 0 also when there is none."""
-        self.chunked = length is None
-        if length or b"content-length" in self.fields:
-            self.body_length = length
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """A piece of the body has come."""
-        self.body.feed(data)
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+    def body_ended(self) -> None:
         """The whole request has come."""
-        if self.channel.deaf:
-            return
         answered = self.answered
         self.body.finish()
         if answered:
-            self.channel.requestDone(self)
+            self.channel.request_done()
         else:
             self.start()
 
@@ -314,7 +296,7 @@ class Request:
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone; nobody will get an answer."""
         self._gone = True
-        if not self.answered and self.head_complete:
+        if not self.answered:
             self.connections.log(self)
         self.body.fail(
             IncompleteBody(
