@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from dostore.adapters import node_http
+from dostore.adapters.node_http_writer import PAUSE_AFTER_S, TOUCH_S
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import Scheme
-from dostore.errors import BadShard, Conflict, NodeUnavailable, NoSpace, ShardMissing
+from dostore.errors import (
+    BadShard,
+    Conflict,
+    NodeUnavailable,
+    NoSpace,
+    ShardMissing,
+)
 from tests.support.data_server import DataServerCase, the_reactor
 from tests.support.faults import FaultyFiles
 from tests.support.shards import SCHEME, sample
@@ -140,6 +148,46 @@ class FlowTests(DataServerCase):
         await reader.close()
         await self.turn(self.nothing_runs)
         self.assertEqual(self.node.link._streams, 0)
+
+    async def test_a_writer_that_has_nothing_for_hours(self) -> None:
+        """A client that sends next to nothing loses neither its request to the data server nor what
+        it has sent, nor holds a connection; what is abandoned is removed all the same.
+        """
+        clock = Clock()
+        server = self.serve(secret=SECRET, clock=clock)
+        node = self.client(server.address, secret=SECRET, clock=clock)
+        assert server.factory is not None, "it listens"
+        running = server.factory.running
+
+        def pass_time(seconds: float) -> Deferred[None]:
+            clock.pump([1.0] * int(seconds))
+            return Deferred.fromCoroutine(self.settle(lambda: len(running)))
+
+        abandoned: Any = await node.begin(2, SCHEME_LARGE)
+        await abandoned.write([BLOCK])
+        await pass_time(PAUSE_AFTER_S)
+        # Its API server was killed.
+        abandoned._stop_timer()
+        writer: Any = await node.begin(1, SCHEME_LARGE)
+        for _ in range(4):
+            await writer.write([BLOCK] * (BLOCKS // 4))
+            await pass_time(PAUSE_AFTER_S)
+            await self.turn(lambda: node.link._streams == 0)
+            for name in server.names("temp"):
+                os.utime(server.folder / "temp" / name, (0, 0))
+            # The data server gives up a request that is silent for so long.
+            await pass_time(TOUCH_S)
+            await self.turn(lambda: any(map(os.path.getmtime, (server.folder / "temp").iterdir())))
+            await server.temp.sweep()
+        left = {name[:32].encode() for name in server.names("temp")}
+        self.assertEqual(left, {writer._target.removeprefix(b"/temp/")})
+        await abandoned.abort()
+        await writer.commit(LARGE)
+        self.assertIsNone(writer._timer)
+        self.assertEqual(server.names("temp"), [])
+        reader = await node.open(LARGE.hash, 1)
+        self.assertEqual(await reader.read(BLOCKS - 2, 2), BLOCK * 2)
+        await reader.close()
 
     async def test_a_full_drive(self) -> None:
         """507, in one step or in the middle of a stream, is known as such."""
