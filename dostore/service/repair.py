@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, 
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from dostore.background import Background
@@ -16,14 +15,17 @@ from dostore.core.names import ContentHash
 from dostore.core.placement import homes_of_missing, rank
 from dostore.core.schemes import Schemes
 from dostore.core.stripes import Block
-from dostore.errors import BadShard, ContentLost, DostoreError, MetadataUnavailable, Unavailable
+from dostore.errors import BadShard, ContentLost, DostoreError, Unavailable
 from dostore.fanout import gather
 from dostore.loglines import Rationed
 from dostore.ports import ICluster, IMetadataStore, IShardNode, IShardWriter, IWorkers
 from dostore.service.batches import LEAST_BYTES
 from dostore.service.census import Census, take_census
+from dostore.service.glances import Glances
+from dostore.service.healing import Healing
 from dostore.service.leases import Leases
 from dostore.service.proof import Proof, find_wrong
+from dostore.service.room import ROOM_LEFT_BYTES, Waiting, remember
 from dostore.service.shardset import ShardSet
 from dostore.service.stats import Stats
 
@@ -32,29 +34,8 @@ _log = Logger()
 #: How many contents are repaired at the same time.
 CONCURRENCY = 2
 
-#: Contents that were read are glanced at together, this long after the first of them.
-GLANCE_DELAY_S = 0.1
-
-#: Of more reads than this in that time, some are not followed by a glance: looking after contents
-#: must not slow down reading them, and those that are read so often get their glance another time.
-_GLANCES = 64
-
-
-#: A shard is made again only where so much stays free: a drive that it fills would refuse every
-#: write until the shard was dropped, and then be tried again, for ever.
-ROOM_LEFT_BYTES = 16 << 20
-
-#: How often is looked whether nodes have more room, while contents wait for some.
-ROOM_INTERVAL_S = 10.0
-
-#: How often is looked whether all nodes are known.
-SETTLING_INTERVAL_S = 1.0
-
 #: Shards by another scheme than the others of a content are left alone until they are this old.
 _STRAY_AGE_S = 3600.0
-
-#: How many contents are remembered for which there was no node, and how many that are lost.
-_REMEMBERED = 10_000
 
 
 class Repairer:
@@ -92,17 +73,22 @@ class Repairer:
         self._queue: deque[ContentHash] = deque()
         self._queued: set[ContentHash] = set()
         self._again: set[ContentHash] = set()
-        self._waiting: dict[ContentHash, None] = {}
-        self._room: dict[str, int] = {}
-        self._watching_room = False
+        self._waiting = Waiting(cluster, clock, self.notice)
         self._running = 0
         self._repaired = Rationed(_log.info, "{count} more contents were repaired", clock)
         self._unrepaired = Rationed(_log.warn, "{count} more contents are not repaired", clock)
         self._lost: dict[ContentHash, None] = {}
         self._doubted: set[ContentHash] = set()
-        self._glances: dict[ContentHash, tuple[Content, Collection[int]]] = {}
-        self._healing = False
-        self._heal_again = False
+        self._glances = Glances(cluster, clock=clock, background=background, notice=self.notice)
+        self._healing = Healing(
+            cluster,
+            metadata,
+            schemes,
+            clock=clock,
+            leases=leases,
+            background=background,
+            notice=self.notice,
+        )
 
     # Noticing
 
@@ -134,35 +120,7 @@ class Repairer:
 
     def glance_soon(self, content: Content, verified: Collection[int]) -> None:
         """A content was read: glance at its shards but for those that were found right."""
-        if len(self._glances) < _GLANCES:
-            if not self._glances:
-                self._background.run("glance", self._glance())
-            self._glances[content.hash] = (content, verified)
-
-    async def _glance(self) -> None:
-        """Look whether the shards of what was read are all there, many contents at once."""
-        await deferLater(self._clock, GLANCE_DELAY_S)
-        glances, self._glances = self._glances, {}
-        wanted: dict[str, list[tuple[Content, int]]] = {}
-        for content, verified in glances.values():
-            held = self._cluster.expected(content.hash, content.scheme.shards)
-            if len(held) < content.scheme.shards:
-                self.notice(content.hash)
-            for index, addresses in held.items():
-                if index not in verified:
-                    wanted.setdefault(addresses[0], []).append((content, index))
-        nodes = {m.address: m.node for m in self._cluster.members() if m.live}
-        outcomes = await gather(
-            [nodes[address].glance(pairs) for address, pairs in wanted.items() if address in nodes]
-        )
-        for outcome in outcomes:
-            if outcome.ok:
-                for content, _ in outcome.value:
-                    self.notice(content.hash)
-            else:
-                _log.info("A node could not be glanced at: {error}", error=outcome.error)
-
-    # Healing everything
+        self._glances.soon(content, verified)
 
     def heal(self) -> None:
         """Look through all nodes for contents with shards missing; have them repaired.
@@ -170,78 +128,7 @@ class Repairer:
         For a start, and for whenever a node is back.
         """
         self._waiting.clear()
-        if self._healing:
-            self._heal_again = True
-            return
-        self._healing = True
-        self._background.run("heal", self._heal())
-
-    async def _heal(self) -> None:
-        try:
-            while not self._cluster.settled():
-                await deferLater(self._clock, SETTLING_INTERVAL_S)
-            while True:
-                self._heal_again = False
-                began = self._clock.seconds()
-                for page in range(256):
-                    await self._heal_page(page)
-                    # A page may hold thousands: let others have a turn.
-                    await deferLater(self._clock, 0)
-                if not self._heal_again:
-                    return
-                # Nodes that come and go all the time must not have it look all the time.
-                await deferLater(self._clock, self._clock.seconds() - began)
-        finally:
-            self._healing = False
-
-    async def _heal_page(self, page: int) -> None:
-        known = self._cluster.members()
-        members = [m for m in known if m.live]
-        outcomes = await gather([m.node.inventory(page) for m in members])
-        found: dict[ContentHash, set[int]] = {}
-        takers: dict[ContentHash, int] = {}
-        copies: dict[ContentHash, int] = {}
-        writable = sum(1 for member in members if member.writable)
-        for member, outcome in zip(members, outcomes, strict=True):
-            if outcome.ok:
-                for content_hash, indexes in outcome.value.items():
-                    known_indexes = found.setdefault(content_hash, set())
-                    copies[content_hash] = copies.get(content_hash, 0) + len(
-                        known_indexes.intersection(indexes)
-                    )
-                    known_indexes.update(indexes)
-                    # A node that has a shard of a content takes no other of it.
-                    takers[content_hash] = takers.get(content_hash, writable) - member.writable
-        too_few: list[ContentHash] = []
-        perhaps: list[ContentHash] = []
-        for content_hash, indexes in found.items():
-            # A node with a copy of what another has too can give that up.
-            room = takers[content_hash] + copies[content_hash]
-            missing = room > 0 and not self._schemes.are_whole(indexes)
-            # The shards of a content that is being written are not missing, only not there yet.
-            if not missing or self._leases.held(content_hash):
-                continue
-            if len(indexes) >= self._schemes.usual.k:
-                self.notice(content_hash)
-            elif self._schemes.may_be_copies(indexes):
-                perhaps.append(content_hash)
-            else:
-                too_few.append(content_hash)
-        if len(members) == len(known) and all(outcome.ok for outcome in outcomes):
-            perhaps += too_few
-        await self._notice_referenced(perhaps)
-
-    async def _notice_referenced(self, hashes: Sequence[ContentHash]) -> None:
-        """Have contents with few shards repaired if they are copies, else told of as lost, unless
-        they are what failed writes left.
-        """
-        try:
-            referenced = await self._metadata.referenced(hashes) if hashes else set()
-        except MetadataUnavailable as error:
-            _log.info("What is lost is not known now: {error}", error=error)
-            return
-        for content_hash in referenced:
-            self.notice(content_hash)
+        self._healing.begin()
 
     # Finding what is there
 
@@ -281,7 +168,7 @@ class Repairer:
             # Once, and not again whenever somebody asks for it.
             if content_hash in self._lost:
                 return
-            _remember(self._lost, content_hash)
+            remember(self._lost, content_hash)
         self._unrepaired.tell("{hash} is not repaired: {error}", hash=content_hash, error=error)
 
     async def repair(self, content_hash: ContentHash) -> int:
@@ -318,7 +205,7 @@ class Repairer:
                 if len(sound) < content.scheme.shards:
                     if await self._discard_copy(content, sound):
                         continue
-                    self._wait_for_node(content_hash)
+                    self._waiting.add(content_hash)
                 else:
                     await self._discard_strays(content, census)
                 return 0
@@ -332,41 +219,9 @@ class Repairer:
                     indexes=sorted(targets),
                 )
                 if len(sound) + len(targets) < content.scheme.shards:
-                    self._wait_for_node(content_hash)
+                    self._waiting.add(content_hash)
                 return len(targets)
         raise BadShard("Shards go bad faster than they can be made.")
-
-    def _wait_for_node(self, content_hash: ContentHash) -> None:
-        """There is no node for what is missing: try no more before one comes."""
-        _remember(self._waiting, content_hash)
-        if not self._watching_room:
-            self._room = self._free_bytes()
-            self._watch_room()
-
-    def _free_bytes(self) -> dict[str, int]:
-        return {
-            member.address: member.free_bytes
-            for member in self._cluster.members()
-            if member.writable and member.free_bytes is not None
-        }
-
-    def _watch_room(self) -> None:
-        self._watching_room = True
-        self._clock.callLater(ROOM_INTERVAL_S, self._look_for_room)
-
-    def _look_for_room(self) -> None:
-        """Try again what waits, when a node has notably more room than it had."""
-        self._watching_room = False
-        free = self._free_bytes()
-        if any(now >= self._room.get(a, 0) + ROOM_LEFT_BYTES for a, now in free.items()):
-            self._room = free
-            waiting, self._waiting = self._waiting, {}
-            for content_hash in waiting:
-                self.notice(content_hash)
-        else:
-            self._room = {a: min(now, self._room.get(a, now)) for a, now in free.items()}
-            if self._waiting:
-                self._watch_room()
 
     def _targets(self, content: Content, census: Census) -> dict[int, IShardNode]:
         members = {m.address: m for m in self._cluster.members()}
@@ -515,13 +370,6 @@ class Repairer:
                     await reader.read(first, min(step, stripes - first))
             finally:
                 await reader.close()
-
-
-def _remember(contents: dict[ContentHash, None], content_hash: ContentHash) -> None:
-    """Add a content to those remembered, and forget the oldest when they are too many."""
-    contents[content_hash] = None
-    if len(contents) > _REMEMBERED:
-        del contents[next(iter(contents))]
 
 
 def _column(stripes: Sequence[Mapping[int, Block]], index: int) -> list[Block]:

@@ -9,7 +9,7 @@ from typing import Any
 from dostore.core.model import Content, Version
 from dostore.core.scheme import Scheme
 from dostore.errors import ContentLost, QuorumNotMet
-from dostore.service.repair import GLANCE_DELAY_S
+from dostore.service.glances import GLANCE_DELAY_S
 from tests.service.test_damage import DAMAGES, content
 from tests.service.test_uploads import UploadCase
 from tests.support.machine import SCHEME, Machine

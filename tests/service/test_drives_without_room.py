@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from dostore.errors import NoSpace, QuorumNotMet
-from dostore.service.repair import ROOM_INTERVAL_S, ROOM_LEFT_BYTES
+from dostore.service.room import ROOM_INTERVAL_S, ROOM_LEFT_BYTES
 from tests.service.test_damage import content
 from tests.support.faults import WRITES
 from tests.support.machine import MachineCase

@@ -22,8 +22,8 @@ from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import MIN_BLOCK_BYTES, Scheme
 from dostore.errors import DostoreError
 from dostore.ports import IMetadataStore, IWorkers
+from dostore.service.glances import GLANCE_DELAY_S
 from dostore.service.objects import ObjectStore
-from dostore.service.repair import GLANCE_DELAY_S
 from dostore.threads import Mailbox, Workers
 from tests.support.cases import AsyncTestCase
 from tests.support.faults import FaultyFiles
