@@ -12,7 +12,6 @@ READY := $(VENV)/.ready
 CODE := dostore tests twisted benchmarks docs deploy
 UNIT := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py)) \
 	tests.http tests.service tests.adapters tests.web tests.app tests.client
-DEEP := tests.contract tests.faults tests.system
 COVERAGE := $(BIN)/python -m coverage
 TRIAL := $(BIN)/python -m twisted.trial --temp-directory=.cache/trial
 
@@ -41,11 +40,9 @@ servers: ## what the tests start besides dostore: got once, kept in .cache
 	@requirements/get-elasticsearch elasticsearch opensearch
 
 test: $(READY) servers ## every test; every branch of dostore/core is taken by the tests of core
-	@mkdir -p .cache
 	@failed=; \
-	$(COVERAGE) run -m twisted.trial --temp-directory=.cache/trial tests.core || failed=1; \
+	$(BIN)/python -m tests || failed=1; \
 	$(COVERAGE) report --include='dostore/core/*' --fail-under=100 || failed=1; \
-	$(TRIAL) $(UNIT) $(DEEP) || failed=1; \
 	test -z "$$failed"
 
 test-unit: $(READY) ## the quick tests, which start no store: seconds

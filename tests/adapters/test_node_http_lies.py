@@ -30,7 +30,7 @@ from dostore.http.direct import MAX_HEAD_BYTES
 from dostore.http.exchange import ANSWER_TIMEOUT_S
 from tests.support.data_server import DataServerCase, the_reactor
 from tests.support.liar import Liar, answering, response
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 from tests.support.shards import SCHEME, Sample, sample
 
 WHAT = sample(10 * SCHEME.stripe_size + 5)

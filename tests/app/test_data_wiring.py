@@ -18,7 +18,7 @@ from dostore.app.server import Threads
 from dostore.core.broker_url import BrokerUrl
 from dostore.errors import ConfigError, NodeUnavailable
 from tests.support.cases import AsyncTestCase
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 from tests.support.shards import sample
 
 the_reactor: Any = reactor

@@ -25,7 +25,7 @@ from dostore.web.connections import Connections, HttpLimits
 from dostore.web.data.site import build_factory
 from dostore.web.data.status import NodeStatus
 from tests.support.cases import AsyncTestCase
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 from tests.support.workers import InlineWorkers
 
 the_reactor: Any = reactor

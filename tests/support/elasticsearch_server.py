@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +21,7 @@ from attrs import frozen
 
 from tests.support.cases import needs
 from tests.support.guardian import Guardian
+from tests.support.ports import free_port
 from tests.support.processes import ROOT
 from tests.support.rabbitmq_server import guardian
 
@@ -68,15 +67,6 @@ OPENSEARCH = Product(
 )
 
 
-def _free_low_port() -> int:
-    """A port of loopback that nobody listens on, low enough for the starter."""
-    for port in random.sample(range(_MIN_PORT, _MAX_PORT), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError(f"no free port between {_MIN_PORT} and {_MAX_PORT}")
-
-
 class SearchServer:
     """One server: its folder, its ports and, while it runs, its process.
 
@@ -94,11 +84,11 @@ class SearchServer:
         port: int | None = None,
     ) -> None:
         self.folder = Path(folder).absolute()
-        self.port = port or _free_low_port()
+        self.port = port or free_port(_MIN_PORT, _MAX_PORT)
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = self.folder / "server.log"
         self._product = product
-        self._transport_port = _free_low_port()
+        self._transport_port = free_port(_MIN_PORT, _MAX_PORT)
         self._guardian = guardian
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -11,7 +11,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from attrs import frozen
 from twisted.internet.threads import deferToThread
 
 from tests.support.cases import AsyncTestCase, SyncTestCase
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -33,13 +33,6 @@ _OURS = ("LISTEN_ADDRESS", "STORAGE_ROOT", "RABBITMQ_SERVER", "ES_SERVER", "DOST
 _POLL_S = 0.02
 
 _running: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(what: str, holds: Callable[[], object], timeout_s: float = 30.0) -> None:

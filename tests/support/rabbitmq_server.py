@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 
 from tests.support.cases import needs
 from tests.support.guardian import Guardian
+from tests.support.ports import free_port
 
 #: The script that Debian's wrapper calls in the end; the wrapper would change to another user.
 _PROGRAMS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
@@ -27,18 +26,6 @@ _PROGRAMS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 _POLL_S = 0.05
 
 _MISSING = "RabbitMQ is not installed: run requirements/get-rabbitmq, or set DOSTORE_TEST_AMQP."
-
-
-def _steady_port() -> int:
-    """A port of loopback that nobody listens on, and that no outgoing connection is given.
-
-    So it is still free when a broker that was killed is started again.
-    """
-    for port in random.sample(range(10_000, 32_000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port between 10000 and 32000")
 
 
 class RabbitmqServer:
@@ -54,12 +41,12 @@ class RabbitmqServer:
         self, folder: str | os.PathLike[str], guardian: Guardian, port: int | None = None
     ) -> None:
         self.folder = Path(folder).absolute()
-        self.port = port or _steady_port()
+        self.port = port or free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}"
         self.log_path = self.folder / "rabbitmq.log"
         self._guardian = guardian
-        self._dist_port = _steady_port()
-        self._epmd_port = _steady_port()
+        self._dist_port = free_port()
+        self._epmd_port = free_port()
         self._started = 0
         self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None

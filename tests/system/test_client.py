@@ -20,11 +20,11 @@ from attrs import frozen
 
 from tests.support.cases import slow
 from tests.support.holding_proxy import HoldingProxy
+from tests.support.ports import free_port
 from tests.support.processes import (
     ROOT,
     BlockingStoreTestCase,
     Store,
-    free_port,
     wait_until,
 )
 

@@ -15,7 +15,8 @@ from twisted.internet.threads import deferToThread
 
 from dostore.errors import NodeUnavailable, ShardMissing
 from tests.support.data_server import DataServerCase, the_reactor
-from tests.support.processes import ROOT, free_port, wait_until
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, wait_until
 from tests.support.shards import SCHEME, sample
 
 SECRET = "correct horse battery staple"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.support.cases import SyncTestCase, slow
+from tests.support.ports import free_ports
 from tests.support.processes import ROOT, wait_until
 from tests.support.rabbitmq_server import guardian
 
@@ -28,7 +26,7 @@ class TryOutTests(SyncTestCase):
         super().setUp()
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir(parents=True)
-        self.port = _free_ports(17)
+        self.port = free_ports(17)
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it, and wait until it tells what to try."""
@@ -104,17 +102,6 @@ class TryOutTests(SyncTestCase):
         self.assertEqual(process.wait(_PATIENCE_S), 1)
         self.assertIn("has ended", self.said.read_text())
         self.assertEqual(self.pids(), [])
-
-
-def _free_ports(count: int) -> int:
-    """The first of so many ports of loopback in a row, none of which the system gives to others."""
-    for _ in range(100):
-        first = random.randrange(10_000, 30_000)
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in range(first, first + count):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return first
-    raise AssertionError("there are no free ports")
 
 
 def _command(pid: int) -> bytes:
