@@ -56,6 +56,9 @@ _SHARED = {
 _LOGS = ROOT / ".cache" / "tests"
 _POLL_S = 0.05
 
+#: One that is told to end has so long for it.
+_GRACE_S = 60.0
+
 
 @frozen(slots=True)
 class Group:
@@ -147,7 +150,7 @@ class Lanes:
         finally:
             self.waiting.clear()
             for process in list(self._running):
-                _interrupt(process.pid)
+                _send(process.pid, signal.SIGINT)
             for thread in threads:
                 thread.join()
 
@@ -178,24 +181,26 @@ class Lanes:
 
 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> tuple[int, float]:
-    """The exit status and the processor time of a process; past the deadline it is told to end as
-    by Ctrl-C, so that what it has started ends too.
+    """The exit status and the processor time of a process.
+
+    Past the deadline it is told to end as by Ctrl-C, so that what it has started ends too, and
+    is killed when it does not.
     """
-    told = False
+    signals = [signal.SIGKILL, signal.SIGINT]
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
             return process.returncode, usage.ru_utime + usage.ru_stime
-        if not told and time.monotonic() > deadline:
-            _interrupt(process.pid)
-            told = True
+        if signals and time.monotonic() > deadline:
+            _send(process.pid, signals.pop())
+            deadline += _GRACE_S
         time.sleep(_POLL_S)
 
 
-def _interrupt(pid: int) -> None:
+def _send(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, number)
 
 
 def _print(outcome: Outcome) -> None:
@@ -211,6 +216,8 @@ def _print(outcome: Outcome) -> None:
 
 def main(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the groups; the exit status."""
+    # Whoever runs this in the background may have it ignored, and so would all the groups.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _LOGS.mkdir(parents=True, exist_ok=True)
     chosen = list(_chosen(groups(ROOT / "tests"), words))
     lanes = Lanes(deque(chosen), _LOGS, _print)
