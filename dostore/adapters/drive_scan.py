@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dostore.adapters.shard_index import ShardIndex, names_in
+from dostore.adapters.shard_index import ShardIndex
 from dostore.core.names import ShardName
 from dostore.core.shardfile import Footer
 from dostore.errors import BadShard
@@ -29,7 +29,7 @@ class DriveScan:
         store.journal.load()
         store.volumes.load()
         index, removed = ShardIndex(), ShardIndex()
-        for name in names_in(store.files.list(store.objects)):
+        for name in self._noted(index):
             if self._is_packed_too(name):
                 store.unlink_object(name)
                 continue
@@ -41,9 +41,19 @@ class DriveScan:
                 older, newer = sorted((twin, name), key=self._written_s)
                 index.add(newer)
                 store.files.unlink(os.path.join(store.objects, str(older)))
-        for name in names_in(store.files.list(store.garbage)):
-            removed.add(name)
+        for names in store.files.names(store.garbage):
+            for name in removed.load(names):
+                removed.add(name)
         return index, removed
+
+    def _noted(self, index: ShardIndex) -> list[ShardName]:
+        """Note the shards in ``objects/``; what is to be looked at one by one."""
+        store, rest = self._store, []
+        packed = store.volumes.state.live
+        known = [packed.indexes] if len(packed) else []
+        for names in store.files.names(store.objects):
+            rest += index.load(names, *known)
+        return rest
 
     def _is_packed_too(self, name: ShardName) -> bool:
         """Whether a shard is in a volume as well: a crash between the two. If so, it is whole.

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from binascii import a2b_base64
+from collections.abc import Callable, Sequence
 
 from dostore.core.names import HASH_BYTES, ContentHash, ShardName
 
 _ENTRY_BYTES = 1 + HASH_BYTES
+
+#: The base64 of 32 bytes in its one spelling: the two bits that its last character has to spare
+#: are 0.
+_BASE64 = "([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)"
+
+#: What ShardName.parse reads, among names that end with NUL, with their slashes unescaped: neither
+#: is in the name of a file.
+_FILE_NAME = re.compile(rf"(?<=\0){_BASE64}\.([0-9]{{1,3}})\.{_BASE64}(?=\0)")
+
+#: How a shard's index is written, and the byte that it is.
+_INDEXES = {str(index): bytes((index,)) for index in range(256)}
 
 
 class ShardIndex:
@@ -38,6 +51,30 @@ class ShardIndex:
             return None
         page[digest] = self._without(entry, name.index) + mine
         return previous
+
+    def load(
+        self, file_names: Sequence[str], known: Callable[[bytes], object] = lambda _: False
+    ) -> list[ShardName]:
+        """Note the shards that files are named after, in a fourth of the time of :meth:`add`.
+
+        Names that are no shard's are passed over.
+
+        :param known: whether a content, by its digest, has a shard elsewhere.
+        :returns: those of contents that have a shard elsewhere, or here already; they are not
+            noted.
+        """
+        pages, rest = self._pages, []
+        text = "\0".join(["", *file_names, ""]).replace("%2F", "/")
+        for content, index, shard in _FILE_NAME.findall(text):
+            if (number := _INDEXES.get(index)) is None:
+                continue
+            digest = a2b_base64(content)
+            page = pages[digest[0]]
+            if digest in page or known(digest):
+                rest.append(ShardName(ContentHash(digest), number[0], a2b_base64(shard)))
+            else:
+                page[digest] = number + a2b_base64(shard)
+        return rest
 
     def remove(self, content_hash: ContentHash, index: int) -> None:
         """Forget a shard; it need not be there."""
@@ -89,11 +126,3 @@ class ShardIndex:
             for at in range(0, len(entry), _ENTRY_BYTES)
             if entry[at] != index
         )
-
-
-def names_in(file_names: Iterable[str]) -> Iterator[ShardName]:
-    """The shard names among file names; others are passed over."""
-    for file_name in file_names:
-        name = ShardName.parse(file_name)
-        if name is not None:
-            yield name

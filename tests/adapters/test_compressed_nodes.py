@@ -18,7 +18,6 @@ from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import DriveNode
 from dostore.adapters.open_shard import OpenShard
-from dostore.adapters.shard_index import names_in
 from dostore.adapters.temp_http import HttpTemps
 from dostore.core.model import Content
 from dostore.core.names import ShardName
@@ -390,7 +389,7 @@ class HalfTests(AsyncTestCase):
                 await server.temp.read(token, half - 10, 20), plain[half - 10 : half + 10]
             )
             await server.temp.commit(token, content, None)
-            (name,) = names_in(server.names("objects"))
+            (name,) = map(ShardName.parse, server.names("objects"))
             names.add(name)
             reader = await server.node.open(content.hash, 2)
             self.assertEqual(await reader.read(0, 201), plain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 
 from attrs import define, field
@@ -285,6 +285,11 @@ class FaultyFiles(Files):
         """See Files."""
         self._meet(path, "list")
         return super().list(path)
+
+    def names(self, path: str) -> Iterator[Sequence[str]]:
+        """See Files; it counts as ``list``."""
+        self._meet(path, "list")
+        return super().names(path)
 
     def exists(self, path: str) -> bool:
         """See Files; like the system's own test, it takes an error for a no."""
