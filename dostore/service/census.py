@@ -51,7 +51,7 @@ async def take_census(
         if address in members
     ]
     outcomes = await gather(
-        [_info(members[address].node, content_hash, index) for index, address in pairs]
+        [info_of(members[address].node, content_hash, index) for index, address in pairs]
     )
     found = [
         (outcome.value.content, pair)
@@ -77,7 +77,7 @@ def _is_readable(content: Content, found: Sequence[tuple[Content, tuple[int, str
     return len({index for each, (index, _) in found if each == content}) >= content.scheme.k
 
 
-async def _info(node: IShardNode, content_hash: ContentHash, index: int) -> ShardInfo:
+async def info_of(node: IShardNode, content_hash: ContentHash, index: int) -> ShardInfo:
     """What a shard's footer says."""
     reader = await node.open(content_hash, index)
     info: ShardInfo = reader.info

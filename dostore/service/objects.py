@@ -44,6 +44,8 @@ SWEEP_INTERVAL_S = 15 * 60.0
 #: Who asks whether the store is ready has no patience: a load balancer, Prometheus.
 PING_S = 2.0
 
+_ALL_IS_WELL = "All is well."
+
 #: How long the version of an upload that is complete waits for a metadata store that is away.
 _UPLOAD_PATIENCE_S = 30.0
 
@@ -54,7 +56,8 @@ class Readiness:
 
     :ivar live: nodes that can be read, of ``expected``.
     :ivar writable: nodes that take writes.
-    :ivar detail: a sentence; says so when redundancy is less than full.
+    :ivar detail: a sentence; says so when redundancy is less than full, and what is lost.
+    :ivar lost: contents that are known to be lost.
     """
 
     ready: bool
@@ -62,6 +65,7 @@ class Readiness:
     writable: int
     expected: int
     detail: str
+    lost: int = 0
 
 
 class ObjectStore:
@@ -384,7 +388,7 @@ class ObjectStore:
         live = sum(1 for member in members if member.live)
         writable = sum(1 for member in members if member.writable)
         shards = self._scheme.shards
-        detail = "All is well."
+        detail = _ALL_IS_WELL
         ready = writable >= self._quorum and live >= self._scheme.k
         if not ready:
             detail = (
@@ -397,11 +401,14 @@ class ObjectStore:
             detail = f"Degraded: {len(members) - live} of {len(members)} nodes are away."
         elif complaint := self.cluster.complaint():
             detail = f"Degraded: {complaint}"
+        losses = self.repairer.losses
+        if losses:
+            detail = " ".join([detail] * (detail != _ALL_IS_WELL) + [losses.sentence()])
         try:
             await with_timeout(self.metadata.ping(), PING_S, self._clock, _silent)
         except Unavailable as error:
             ready, detail = False, error.detail
-        return Readiness(ready, live, writable, len(members), detail)
+        return Readiness(ready, live, writable, len(members), detail, len(losses))
 
 
 def _silent() -> MetadataUnavailable:

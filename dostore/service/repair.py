@@ -24,8 +24,9 @@ from dostore.service.census import Census, take_census
 from dostore.service.glances import Glances
 from dostore.service.healing import Healing
 from dostore.service.leases import Leases
+from dostore.service.losses import Losses
 from dostore.service.proof import Proof, find_wrong
-from dostore.service.room import ROOM_LEFT_BYTES, Waiting, remember
+from dostore.service.room import ROOM_LEFT_BYTES, Waiting
 from dostore.service.shardset import ShardSet
 from dostore.service.stats import Stats
 
@@ -46,6 +47,7 @@ class Repairer:
     :param schemes: how the contents that are written now are stored.
     :param workers: threads for decoding.
     :param now: the time of day in seconds since the epoch.
+    :ivar losses: what cannot be repaired any more.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Repairer:
         self._running = 0
         self._repaired = Rationed(_log.info, "{count} more contents were repaired", clock)
         self._unrepaired = Rationed(_log.warn, "{count} more contents are not repaired", clock)
-        self._lost: dict[ContentHash, None] = {}
+        self.losses = Losses(metadata, stats, self._unrepaired)
         self._doubted: set[ContentHash] = set()
         self._glances = Glances(cluster, clock=clock, background=background, notice=self.notice)
         self._healing = Healing(
@@ -87,6 +89,7 @@ class Repairer:
             clock=clock,
             leases=leases,
             background=background,
+            losses=self.losses,
             notice=self.notice,
         )
 
@@ -152,7 +155,7 @@ class Repairer:
                     await self.repair(content_hash)
                 except DostoreError as error:
                     self._stats.failed_repairs += 1
-                    self._tell_failure(content_hash, error)
+                    await self._tell_failure(content_hash, error)
                 finally:
                     self._queued.discard(content_hash)
                 if content_hash in self._again:
@@ -163,13 +166,12 @@ class Repairer:
             if not self._running:
                 self._repaired.tell_rest()
 
-    def _tell_failure(self, content_hash: ContentHash, error: DostoreError) -> None:
+    async def _tell_failure(self, content_hash: ContentHash, error: DostoreError) -> None:
         if isinstance(error, ContentLost):
             # Once, and not again whenever somebody asks for it.
-            if content_hash in self._lost:
-                return
-            remember(self._lost, content_hash)
-        self._unrepaired.tell("{hash} is not repaired: {error}", hash=content_hash, error=error)
+            await self.losses.add(content_hash, error)
+        else:
+            self._unrepaired.tell("{hash} is not repaired: {error}", hash=content_hash, error=error)
 
     async def repair(self, content_hash: ContentHash) -> int:
         """Make the shards of a content that are missing, as far as there are nodes for them.
@@ -189,13 +191,13 @@ class Repairer:
                 away = sum(1 for member in self._cluster.members() if not member.live)
                 if len(sound) + away >= content.scheme.k:
                     raise Unavailable(f"{away} nodes are away, and too few shards are elsewhere.")
-                self._stats.lost_contents += 1
                 raise ContentLost(
                     f"{len(sound)} of {content.scheme.shards} shards are there; "
                     f"{content.scheme.k} are needed.",
                     found=len(sound),
                     needed=content.scheme.k,
                 )
+            self.losses.remove(content_hash)
             if content_hash in self._doubted:
                 self._doubted.discard(content_hash)
                 if await self._discard_wrong(content, sound):
@@ -212,7 +214,6 @@ class Repairer:
             if await self._make(content, targets, sound):
                 await self._verify(content, targets)
                 self._stats.repaired_shards += len(targets)
-                self._lost.pop(content_hash, None)
                 self._repaired.tell(
                     "{hash}: shards {indexes} made again and verified",
                     hash=content_hash,

@@ -18,7 +18,8 @@ class Stats:
     :ivar damaged_shards: shards that were met missing or damaged.
     :ivar repaired_shards: shards made again, read back and found right.
     :ivar failed_repairs: repairs that ended with a shard still missing.
-    :ivar lost_contents: contents met with fewer than k shards left.
+    :ivar lost_contents: contents with a version that were met with fewer than k shards left, each
+        counted once.
     :ivar collected_contents: contents removed because no version referred to them.
     :ivar uploads_opened: resumable uploads begun.
     :ivar upload_parts: parts of them that were received, in full or not.

@@ -270,6 +270,7 @@ class ContentWriter:
     def keep(self, content: Content) -> None:
         """A version refers to the content now."""
         self._leases.release(content.hash)
+        self._repairer.losses.remove(content.hash)
         if content.hash in self._degraded:
             self._degraded.discard(content.hash)
             self._repairer.notice(content.hash)

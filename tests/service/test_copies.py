@@ -9,10 +9,11 @@ from typing import Any
 from dostore.core.model import Content, Version
 from dostore.core.scheme import Scheme
 from dostore.errors import ContentLost, QuorumNotMet
+from dostore.service import healing
 from dostore.service.glances import GLANCE_DELAY_S
 from tests.service.test_damage import DAMAGES, content
 from tests.service.test_uploads import UploadCase
-from tests.support.machine import SCHEME, Machine
+from tests.support.machine import SCHEME, Bytes, Machine
 from tests.support.shard_files import read_shard, require_whole
 
 COPIES = Scheme(1, 2, SCHEME.block_size)
@@ -184,13 +185,13 @@ class HealTests(CopiesCase):
         (machine.away(3)).rename(machine.folders[2])
 
     async def test_whole_ones_are_left_alone(self) -> None:
-        """Healing opens no copy of contents that have all of theirs."""
+        """Healing has no content repaired that has all of its copies."""
         machine = await self.with_copies()
         for number in range(20):
             await machine.put(f"{number}", content(100, number))
         await machine.settle()
         noticed: list[object] = []
-        self.patch(machine.store.repairer, "notice", noticed.append)
+        self.patch(machine.store.repairer._healing, "_notice", noticed.append)
         machine.store.repairer.heal()
         await machine.settle()
         self.assertEqual(noticed, [])
@@ -199,6 +200,48 @@ class HealTests(CopiesCase):
         await machine.restart()
         await machine.settle()
         self.assertTrue(lost.exists())
+
+    async def test_lost_ones_among_them(self) -> None:
+        """What is left of contents that were cut, and looks just like whole copies, is told of as
+        lost, however many copies are looked at before.
+        """
+        self.patch(healing, "_SUSPECTS", 7)
+        machine = await self.with_copies()
+        versions = [await machine.put(f"{n}", content(100, n)) for n in range(30)]
+        cut = [await machine.put(f"cut {n}", content(BELOW, n)) for n in range(3)]
+        for version in cut:
+            for index in (3, 4, 5):
+                machine.shard_files(what_of(version).hash)[index].unlink()
+        await machine.restart(background=False)
+        for _ in range(6):
+            machine.store.repairer.heal()
+            await machine.settle()
+        losses = machine.store.repairer.losses
+        self.assertEqual(
+            {what_of(v).hash for v in cut if what_of(v).hash in losses},
+            {what_of(v).hash for v in cut},
+        )
+        self.assertEqual((len(losses), machine.store.stats.lost_contents), (3, 3))
+        for version in versions:
+            self.assertEqual(len(machine.shard_files(what_of(version).hash)), 3)
+
+    async def test_lost_and_kept_as_copies(self) -> None:
+        """A content that is lost and stored again, as copies, is lost no more."""
+        machine = await self.started()
+        version = await machine.put("a", content(100))
+        for index in (3, 4, 5):
+            machine.shard_files()[index].unlink()
+        await self.use(machine, BELOW)
+        await machine.settle()
+        losses = machine.store.repairer.losses
+        self.assertIn(what_of(version).hash, losses)
+        other = machine.another_server()
+        body: Any = Bytes(content(100))
+        await machine.run(other.put("b", body, digest=None, content_type="", meta={}))
+        machine.store.repairer.heal()
+        await machine.settle()
+        self.assertEqual(len(losses), 0)
+        self.assertEqual(await machine.get("a"), content(100))
 
     async def test_what_failed_writes_left(self) -> None:
         """A copy that no version refers to is removed, and not made more of."""

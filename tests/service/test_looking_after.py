@@ -138,12 +138,67 @@ class RepairTests(WritingCase):
         # Told once, however often it is asked for.
         self.assertEqual(
             lines,
-            [f"{version.contents[0].hash} is not repaired: 3 of 6 shards are there; 4 are needed."],
+            [f"{version.contents[0].hash} is lost: 3 of 6 shards are there; 4 are needed."],
         )
         self.assertEqual(machine.store.stats.repaired_shards, 0)
-        self.assertGreater(machine.store.stats.lost_contents, 0)
+        self.assertEqual(machine.store.stats.lost_contents, 1)
         self.assertEqual(sorted(machine.shard_files(version.contents[0].hash)), [3, 4, 5])
         self.assertEqual(machine.folders_files("temp"), [])
+
+    async def test_lost_without_a_read(self) -> None:
+        """Whichever shards are left, what is lost is found without a read, told once, and shown to
+        who asks how the store is, until it is stored again or no version refers to it.
+        """
+        machine = await self.machine()
+        versions = {}
+        for seed, left in enumerate([(0, 1, 2), (0, 1), (5,), (3, 4, 5), (0, 1, 2, 3)]):
+            version = await machine.put(f"n{seed}", content(SMALL, seed))
+            versions[left] = version.contents[0].hash
+            for index, path in machine.shard_files(versions[left]).items():
+                if index not in left:
+                    path.unlink()
+        repairable = versions.pop((0, 1, 2, 3))
+        lines = self.logged()
+        await machine.restart()
+        for _ in range(2):
+            await machine.settle()
+            await machine.pass_time(SWEEP_INTERVAL_S + 1.0, 1.0)
+        self.assertEqual(len(machine.shard_files(repairable)), 6)
+        told = [line for line in lines if " is lost: " in line]
+        self.assertEqual({line.split()[0] for line in told}, {str(h) for h in versions.values()})
+        self.assertEqual((len(told), machine.store.stats.lost_contents), (4, 4))
+        state = await machine.run(machine.store.readiness())
+        self.assertEqual((state.ready, state.lost), (True, 4))
+        self.assertIn("4 contents are lost", state.detail)
+        self.assertIn(str(versions[3, 4, 5]), state.detail)
+        for seed in range(4):
+            await machine.put("again", content(SMALL, seed))
+        state = await machine.run(machine.store.readiness())
+        self.assertEqual((state.lost, state.detail), (0, "All is well."))
+        await machine.settle()
+        for seed in range(4):
+            self.assertEqual(await machine.get(f"n{seed}"), content(SMALL, seed))
+
+    async def test_lost_or_away(self) -> None:
+        """What a drive that is away may complete is not told of as lost, and the rest is."""
+        machine = await self.started(background=False)
+        for seed, left in enumerate([3, 2]):
+            version = await machine.put(f"n{seed}", content(SMALL, seed))
+            files = machine.shard_files(version.contents[0].hash)
+            there = [i for i, path in files.items() if machine.number_of(path) != 4][:left]
+            for index, path in files.items():
+                if index not in there:
+                    path.unlink()
+        await machine.restart(background=False)
+        machine.pull(4)
+        await machine.pass_time(3.0)
+        self.assertEqual(machine.states().count("away"), 1)
+        machine.store.repairer.heal()
+        await machine.settle()
+        state = await machine.run(machine.store.readiness())
+        self.assertEqual(state.lost, 1)
+        self.assertIn("1 content is lost", state.detail)
+        self.assertIn("Degraded", state.detail)
 
     async def test_counted_only_when_read_back(self) -> None:
         """A shard that is damaged as it is written is not called repaired."""

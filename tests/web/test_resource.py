@@ -79,6 +79,7 @@ class HealthTests(HttpTestCase):
             {
                 "ready": True,
                 "nodes": {"live": 5, "writable": 5, "expected": 6},
+                "lost": 0,
                 "detail": "Degraded: 1 of 6 nodes is away.",
             },
         )

@@ -30,6 +30,7 @@ class Health:
         more = {
             "ready": state.ready,
             "nodes": {"live": state.live, "writable": state.writable, "expected": state.expected},
+            "lost": state.lost,
         }
         if state.ready:
             body = json.dumps({**more, "detail": state.detail}).encode() + b"\n"

@@ -129,6 +129,11 @@ class _StoreMetrics(Collector):
         yield _gauge(
             "dostore_nodes_expected", "Nodes that should be there.", self.readiness.expected
         )
+        yield _gauge(
+            "dostore_contents_lost",
+            "Contents with a version that are known to be lost.",
+            self.readiness.lost,
+        )
 
 
 class Metrics:
