@@ -129,7 +129,7 @@ class IShardReader(Interface):
 
     info: ShardInfo = Attribute("What the footer says.")
 
-    async def read(first: int, count: int) -> bytes:
+    async def read(first: int, count: int) -> bytes | memoryview:
         """The plain bytes of ``count`` blocks from block ``first`` on.
 
         :raises BadShard: a block does not match its check; nothing of this call is returned, other

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import re
 import struct
@@ -43,6 +44,7 @@ _libc_waiting = ctypes.CDLL(None, use_errno=True)
 
 _KERNEL = tuple(int(part) for part in re.findall("[0-9]+", os.uname().release)[:2])
 
+_CACHESTAT = ctypes.c_long(451)
 _OPENAT2 = ctypes.c_long(437)
 _AT_FDCWD = ctypes.c_long(-100)
 _RESOLVE_CACHED = 0x20
@@ -133,20 +135,24 @@ class Files:
             have += len(more)
         return b"".join(pieces)
 
-    def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int:
-        """Fill a buffer from ``offset`` on; how many bytes, fewer at the end of the file.
+    def is_cached(self, fd: int, size: int, offset: int) -> bool:
+        """Whether all of a part of an open file is in the system's cache. To ask reads nothing: a
+        read with RWF_NOWAIT would have the kernel read ahead, megabytes of it.
 
-        :param wait: for the drive; else fewer bytes come when others are not in memory.
-        :raises BlockingIOError: none are, and there is to be no wait.
+        :returns: False also when the kernel (before 6.5) cannot tell.
         """
-        try:
-            count = os.preadv(fd, [buffer], offset, 0 if wait else os.RWF_NOWAIT)
-        except OSError as error:
-            if wait or error.errno != errno.EOPNOTSUPP:
-                raise
-            # This file system cannot tell.
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
-        while wait and 0 < count < len(buffer) and count % _SECTOR_BYTES == 0:
+        span = (ctypes.c_uint64 * 2)(offset, size)
+        # struct cachestat of <linux/mman.h>; the first number is that of cached pages.
+        counts = (ctypes.c_uint64 * 5)()
+        if _syscall(_CACHESTAT, ctypes.c_long(fd), span, counts, ctypes.c_long(0)):
+            return False
+        pages = (offset + size - 1) // mmap.PAGESIZE - offset // mmap.PAGESIZE + 1
+        return int(counts[0]) >= pages
+
+    def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
+        """Fill a buffer from ``offset`` on; how many bytes, fewer at the end of the file."""
+        count = os.preadv(fd, [buffer], offset)
+        while 0 < count < len(buffer) and count % _SECTOR_BYTES == 0:
             more = os.preadv(fd, [buffer[count:]], offset + count)
             if not more:
                 break

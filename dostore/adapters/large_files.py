@@ -9,6 +9,7 @@ know how (tmpfs) is used as ever.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 from collections import deque
@@ -42,6 +43,17 @@ _NOT_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}
 Block = bytes | memoryview
 
 
+class _Lent(ctypes.c_ubyte * BUFFER_BYTES):  # type: ignore[misc]
+    """The bytes of a buffer, as long as anybody has a view of some of them."""
+
+    origin: Buffers
+    buffer: mmap.mmap
+
+    def __del__(self) -> None:
+        """The last view is gone."""
+        self.origin.give_back(self.buffer)
+
+
 class Buffers:
     """Aligned buffers of BUFFER_BYTES. Any thread may take one and give it back."""
 
@@ -54,6 +66,13 @@ class Buffers:
             return self._free.pop()
         except IndexError:
             return mmap.mmap(-1, BUFFER_BYTES)
+
+    def lend(self) -> memoryview:
+        """A view of one that is given back when nobody has this view, or a part of it, any more."""
+        buffer = self.take()
+        lent = _Lent.from_buffer(buffer)
+        lent.origin, lent.buffer = self, buffer
+        return memoryview(lent).cast("B")
 
     def give_back(self, buffer: mmap.mmap) -> None:
         """It is not used any more."""
@@ -159,9 +178,10 @@ class LargeReads:
     :param size: bytes of the file.
     """
 
-    __slots__ = ("_buffers", "_direct", "_fd", "_files", "_large", "_refused")
+    __slots__ = ("_buffers", "_direct", "_fd", "_files", "_large", "_refused", "_size")
 
     def __init__(self, files: Files, fd: int, size: int, buffers: Buffers = BUFFERS) -> None:
+        self._size = size
         self._large = size > CACHED_FILE_BYTES
         self._files = files
         self._fd = fd
@@ -169,50 +189,50 @@ class LargeReads:
         self._direct = False
         self._refused = False
 
-    def read(self, size: int, offset: int) -> bytes:
-        """Up to ``size`` bytes at ``offset``, fewer only at the end of the file."""
+    def read(self, size: int, offset: int) -> Block:
+        """Up to ``size`` bytes at ``offset``, fewer only at the end of the file.
+
+        Of a large file they stay in the buffer that the drive has put them in: nobody copies them.
+        """
         much = self._large and size >= DIRECT_READ_BYTES
         if self._refused or not (much or self._direct):
             return self._files.pread(self._fd, size, offset)
-        buffer = self._buffers.take()
         pieces = []
-        try:
-            with memoryview(buffer) as view:
-                while size:
-                    # Outwards to multiples, of which what was not asked for is cut away.
-                    skipped = offset % ALIGNMENT
-                    here = min(size, BUFFER_BYTES - skipped)
-                    end = -(-(skipped + here) // ALIGNMENT) * ALIGNMENT
-                    count = self._read_into(view[:end], offset - skipped)
-                    piece = bytes(view[skipped : min(skipped + here, count)])
-                    pieces.append(piece)
-                    if len(piece) < here:
-                        break
-                    offset += here
-                    size -= here
-        finally:
-            self._buffers.give_back(buffer)
+        while size:
+            here = min(size, BUFFER_BYTES - offset % ALIGNMENT)
+            piece = self._read_piece(here, offset)
+            pieces.append(piece)
+            if len(piece) < here:
+                break
+            offset += here
+            size -= here
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def _read_piece(self, size: int, offset: int) -> memoryview:
+        """What is in one buffer."""
+        # Outwards to multiples, of which what was not asked for is cut away.
+        skipped = offset % ALIGNMENT
+        stop = skipped + size
+        view = self._buffers.lend()
+        count = self._read_into(view[: -(-stop // ALIGNMENT) * ALIGNMENT], offset - skipped)
+        return view[skipped : min(stop, count)]
+
     def _read_into(self, view: memoryview, offset: int) -> int:
-        if not self._direct:
-            try:
-                count = self._files.read_into(self._fd, view, offset, wait=False)
-            except BlockingIOError:
-                count = 0
-            if count == len(view):
-                return count
+        there = min(len(view), self._size - offset)
+        if not self._direct and there > 0 and not self._files.is_cached(self._fd, there, offset):
             self._go_direct()
         try:
-            return self._files.read_into(self._fd, view, offset, wait=True)
+            return self._files.read_into(self._fd, view, offset)
         except OSError as error:
             if error.errno not in _NOT_DIRECT or self._refused:
                 raise
             self._files.set_direct(self._fd, False)
             self._direct, self._refused = False, True
-            return self._files.read_into(self._fd, view, offset, wait=True)
+            return self._files.read_into(self._fd, view, offset)
 
     def _go_direct(self) -> None:
+        if self._refused:
+            return
         try:
             self._files.set_direct(self._fd, True)
             self._direct = True

@@ -33,13 +33,13 @@ class LocalReader:
         self._shard = shard
         self.info: ShardInfo = shard.footer.info
 
-    async def read(self, first: int, count: int) -> bytes:
+    async def read(self, first: int, count: int) -> Block:
         """See IShardReader."""
         node = self._node
         try:
             if self._shard.is_quick(first, count):
                 return self._shard.read(first, count)
-            data: bytes = await node.call(self._shard.read, first, count)
+            data: Block = await node.call(self._shard.read, first, count)
             return data
         except BadShard:
             await node.set_aside(self._name, self._shard)

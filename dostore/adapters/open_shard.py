@@ -8,6 +8,7 @@ from dostore.adapters.files import Files
 from dostore.adapters.large_files import LargeReads
 from dostore.core.names import ShardName
 from dostore.core.shardfile import PAGE_BLOCKS, Footer, Page, parse_footer
+from dostore.core.stripes import Block
 from dostore.errors import BadShard, NodeUnavailable
 
 #: To read so many plain bytes of a compressed shard takes as long as to go to a thread and back.
@@ -49,7 +50,7 @@ class OpenShard:
         plain = content.scheme.block_range_length(content.size, first, count)
         return plain <= _INFLATED_AT_ONCE_BYTES
 
-    def read(self, first: int, count: int) -> bytes:
+    def read(self, first: int, count: int) -> Block:
         """The plain bytes of ``count`` blocks from ``first`` on.
 
         :raises BadShard: a block is not what was written.
@@ -74,7 +75,7 @@ class OpenShard:
         if fd is not None:
             self._files.close(fd)
 
-    def _read(self, first: int, count: int) -> bytes:
+    def _read(self, first: int, count: int) -> Block:
         pieces = []
         while count:
             page = self._page_of(first)
@@ -87,7 +88,7 @@ class OpenShard:
             count -= here
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _stored(self, size: int, offset: int) -> bytes:
+    def _stored(self, size: int, offset: int) -> Block:
         if self._whole is not None:
             return self._whole[offset : offset + size]
         assert self._reads is not None, "an open shard has a file"

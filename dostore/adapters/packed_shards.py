@@ -18,6 +18,7 @@ from dostore.adapters.volume_emptying import Emptying
 from dostore.adapters.volume_state import Place
 from dostore.core.model import Content, ShardInfo
 from dostore.core.names import ContentHash
+from dostore.core.stripes import Block
 from dostore.errors import BadShard, DostoreError, NodeUnavailable, ShardMissing
 from dostore.ports import IShardReader
 
@@ -194,13 +195,13 @@ class _PackedReader:
         self._closed = False
         self.info: ShardInfo = shard.footer.info
 
-    async def read(self, first: int, count: int) -> bytes:
+    async def read(self, first: int, count: int) -> Block:
         """See IShardReader."""
         if self._closed:
             raise NodeUnavailable("The shard was closed.")
         if self._shard.is_quick(first, count):
             return self._shard.read(first, count)
-        data: bytes = await self._owner.call(self._shard.read, first, count)
+        data: Block = await self._owner.call(self._shard.read, first, count)
         return data
 
     async def close(self) -> None:

@@ -420,7 +420,7 @@ class TempFiles:
         where, length = page.span(first, count)
         plain = page.plain(first, count, self._pread(upload.token, "", length, where))
         begin = offset - first * block_size
-        return plain[begin : begin + size]
+        return bytes(plain[begin : begin + size])
 
     def _pread(self, token: str, suffix: str, size: int, offset: int) -> bytes:
         fd = self._files.open(self._path(token, suffix), os.O_RDONLY)

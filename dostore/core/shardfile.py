@@ -268,7 +268,7 @@ class Page:
         start = self.offsets[first - self.first]
         return start, self.offsets[first - self.first + count] - start
 
-    def plain(self, first: int, count: int, stored: bytes) -> bytes:
+    def plain(self, first: int, count: int, stored: Block) -> Block:
         """The plain bytes of blocks, as read from their span, compared with their checks.
 
         :raises BadShard: one is not what was written, or bytes are missing.
@@ -319,7 +319,7 @@ class Footer:
         offset, _ = _REFERENCE.unpack_from(self._references, number * _REFERENCE.size)
         return offset, PAGE_BYTES
 
-    def page(self, number: int, data: bytes) -> Page:
+    def page(self, number: int, data: Block) -> Page:
         """Read page ``number`` from the bytes of its span.
 
         :raises BadShard: it does not match its check.
@@ -338,7 +338,7 @@ class Footer:
 
 
 def page_of(
-    first: int, start: int, data: bytes, lengths: Sequence[int], *, deflated: bool = True
+    first: int, start: int, data: Block, lengths: Sequence[int], *, deflated: bool = True
 ) -> Page:
     """The entries of consecutive blocks, not verified by themselves.
 

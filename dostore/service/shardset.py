@@ -29,7 +29,7 @@ _INLINE_BYTES = 64 * 1024
 #: A node that takes longer than this gets a spare beside it.
 HEDGE_AFTER_S = 0.4
 
-Thunk = Callable[[], Coroutine[Any, Any, tuple[int, bytes]]]
+Thunk = Callable[[], Coroutine[Any, Any, tuple[int, Block]]]
 
 
 class ShardSet:
@@ -124,7 +124,7 @@ class ShardSet:
                 clock=self._clock,
                 deadline_s=HEDGE_AFTER_S,
             )
-            found: dict[int, bytes] = {}
+            found: dict[int, Block] = {}
             for index, outcome in zip(wanted, outcomes, strict=True):
                 if outcome is None:
                     self.slow.add(index)
@@ -141,7 +141,7 @@ class ShardSet:
         unwanted = self.faulty | self.slow | {self.without}
         return all(index in self._held for index in wanted) and not unwanted.intersection(wanted)
 
-    async def _read_k(self, first: int, count: int) -> tuple[dict[int, bytes], set[int]]:
+    async def _read_k(self, first: int, count: int) -> tuple[dict[int, Block], set[int]]:
         """The bytes of up to k shards, by index, and those that are not where they should be."""
         order = self._preference()
         thunks: list[Thunk] = [partial(self._read, index, first, count) for index in order]
@@ -163,7 +163,7 @@ class ShardSet:
         sound = [index for index in sorted(self._held) if index not in unwanted]
         return sorted(sound, key=lambda index: index in self.slow)
 
-    async def _read(self, index: int, first: int, count: int) -> tuple[int, bytes]:
+    async def _read(self, index: int, first: int, count: int) -> tuple[int, Block]:
         while True:
             reader = self._readers.get(index) or await self._open(index)
             try:
@@ -231,7 +231,7 @@ class ShardSet:
             f"{text}, so it cannot be read. Store it again.", found=found, needed=scheme.k
         )
 
-    def _split(self, shards: dict[int, bytes], first: int, count: int) -> list[dict[int, Block]]:
+    def _split(self, shards: dict[int, Block], first: int, count: int) -> list[dict[int, Block]]:
         """The bytes of several stripes, by shard, to the blocks of each."""
         scheme, size = self.content.scheme, self.content.size
         views = {index: memoryview(data) for index, data in shards.items()}

@@ -98,6 +98,7 @@ class Channel(Outgoing):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         self.deaf = self._closing = True
+        self._rest = []
         self.factory.disconnected(self)
         if self.request is not None:
             self.request.connectionLost(reason)
@@ -121,6 +122,7 @@ class Channel(Outgoing):
     def loseConnection(self) -> None:
         """Close when all that was written is sent, or after the write timeout."""
         if not self._closing:
+            self._hand_over_rest()
             self.deaf = self._closing = True
             self.factory.watch_output(self)
             self._unregister()
@@ -142,6 +144,7 @@ class Channel(Outgoing):
             self.loseConnection()
         elif not self._closing:
             self.release(self._holds)
+            self._hand_over_rest()
             self._unregister()
             self.transport.loseWriteConnection()
             self.factory.lingering.start(self)
@@ -378,6 +381,8 @@ class Channel(Outgoing):
 
     def resumeProducing(self) -> None:
         """The transport has sent all."""
+        if not self._send_rest():
+            return
         self._full = False
         self.factory.stalled.stop(self)
         if self.leaving and not self._closing:

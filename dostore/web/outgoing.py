@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from socket import socket
 from typing import Any
 
@@ -17,6 +17,11 @@ from dostore.streams import ConsumerSink
 
 LARGE_SEND_BYTES = 256 * 1024
 
+#: How many pieces one system call takes (Linux's IOV_MAX).
+_MAX_PIECES = 1024
+
+Block = bytes | memoryview
+
 
 class Outgoing(Protocol):
     """A connection that is written to at once, without waiting for the reactor to ask."""
@@ -24,14 +29,24 @@ class Outgoing(Protocol):
     #: ITCPTransport, IPushProducer and IConsumer at once.
     transport: Any
 
+    #: See IPushProducer.
+    pauseProducing: Callable[[], None]
+
     _closing = False
     _registered = True
     #: The transport holds as much as it likes to.
     _full = False
     #: Whoever writes an answer piece by piece.
     _sink: ConsumerSink | None = None
+
+    def __init__(self) -> None:
+        #: What it wrote and the socket has not taken.
+        self._rest: list[Block] = []
+
     #: To write to directly; None: the transport is more than a TCP connection.
     _socket: socket | None = None
+    #: It can take nothing more.
+    _broken = False
 
     def connectionMade(self) -> None:
         """A client has connected."""
@@ -40,25 +55,73 @@ class Outgoing(Protocol):
         if type(self.transport) is Server:
             self._socket = self.transport.getHandle()
 
-    def send(self, pieces: Sequence[bytes | memoryview]) -> None:
+    def send(self, pieces: Sequence[Block]) -> None:
         """Write, and at once what the socket takes: to have the reactor find out that it takes some
         costs more than most answers. What it does not take the transport keeps, as ever.
         """
-        transport = self.transport
-        sent = 0
+        if self._rest:
+            self._rest += pieces
+            return
+        sent = self._send_now(pieces)
+        if sent == sum(map(len, pieces)):
+            return
         if (
-            self._socket is not None
-            and not (self._closing or transport.dataBuffer or transport._tempDataLen)
-            and transport.connected
+            self._sink is not None
+            and self._socket is not None
+            and not (self._broken or self._closing)
         ):
-            try:
-                sent = self._socket.sendmsg(pieces)
-            except OSError:
-                # It takes nothing now, or never will again: the transport will see.
-                sent = 0
-        if sent < sum(map(len, pieces)):
+            # Whoever writes waits, so it is not much. It stays in the pieces that it came in.
+            self._rest = _after(pieces, sent)
+            self._await_room()
+            self.pauseProducing()
+        else:
             rest = b"".join(pieces)
-            transport.write(rest[sent:] if sent else rest)
+            self.transport.write(rest[sent:] if sent else rest)
+
+    def _send_now(self, pieces: Sequence[Block]) -> int:
+        """How many bytes the socket takes at once."""
+        transport = self.transport
+        if (
+            self._socket is None
+            or self._broken
+            or self._closing
+            or transport.dataBuffer
+            or transport._tempDataLen
+            or not transport.connected
+        ):
+            return 0
+        try:
+            return self._socket.sendmsg(pieces[:_MAX_PIECES])
+        except BlockingIOError:
+            return 0
+        except OSError:
+            # The transport will see that, too.
+            self._broken = True
+            return 0
+
+    def _await_room(self) -> None:
+        """Have :meth:`resumeProducing` called when the socket takes more."""
+        self.transport.producerPaused = True
+        self.transport.startWriting()
+
+    def _send_rest(self) -> bool:
+        """Send of what waits as much as the socket takes; whether all is sent."""
+        while self._rest:
+            sent = self._send_now(self._rest)
+            if not sent:
+                if self._broken or self._closing:
+                    self._hand_over_rest()
+                else:
+                    self._await_room()
+                return False
+            self._rest = _after(self._rest, sent)
+        return True
+
+    def _hand_over_rest(self) -> None:
+        """Let the transport send what waits, before it closes."""
+        rest, self._rest = self._rest, []
+        if rest:
+            self.transport.write(b"".join(rest))
 
     def begin_stream(self, sink: ConsumerSink, large: bool) -> None:
         """An answer is going to be written piece by piece."""
@@ -92,7 +155,7 @@ class Outgoing(Protocol):
     def _held_bytes(self) -> int:
         transport = self.transport
         held: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-        return held
+        return held + sum(map(len, self._rest))
 
     def is_sent(self) -> bool:
         """Whether the kernel has all that was written."""
@@ -107,3 +170,12 @@ class Outgoing(Protocol):
         except OSError:
             return held
         return held + int.from_bytes(queued, sys.byteorder)
+
+
+def _after(pieces: Sequence[Block], sent: int) -> list[Block]:
+    """What is left of pieces when so many of their bytes are sent."""
+    for number, piece in enumerate(pieces):
+        if sent < len(piece):
+            return [memoryview(piece)[sent:], *pieces[number + 1 :]]
+        sent -= len(piece)
+    return []

@@ -213,7 +213,7 @@ class OnTheDriveTests(LocalCase):
         """All plain bytes of a shard."""
         reader = await node.open(content.hash, index)
         try:
-            return await reader.read(0, content.scheme.stripe_count(content.size))
+            return bytes(await reader.read(0, content.scheme.stripe_count(content.size)))
         finally:
             await reader.close()
 

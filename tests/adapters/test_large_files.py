@@ -54,13 +54,13 @@ class WatchedFiles(Files):
             self.direct_writes += 1
         return super().write(fd, pieces)
 
-    def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int:
+    def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
         """See Files."""
         if fd in self.direct:
             if self.refused_writes:
                 raise OSError(self.refused_writes, os.strerror(self.refused_writes))
             self.direct_reads += 1
-        return super().read_into(fd, buffer, offset, wait=wait)
+        return super().read_into(fd, buffer, offset)
 
 
 class LargeTestCase(SyncTestCase):
@@ -185,6 +185,16 @@ class LargeWritesTests(LargeTestCase):
         self.buffers.give_back(first)
         self.assertIs(self.buffers.take(), first)
 
+    def test_what_is_lent_comes_back(self) -> None:
+        """A buffer is not used again while anybody has a part of it, and then it is."""
+        part = self.buffers.lend()[5:10]
+        part[:] = b"bytes"
+        self.buffers.lend()[5:10] = b"other"
+        self.assertEqual(part, b"bytes")
+        free = len(self.buffers._free)
+        del part
+        self.assertEqual(len(self.buffers._free), free + 1)
+
 
 class LargeReadsTests(LargeTestCase):
     """Files to bytes."""
@@ -218,13 +228,18 @@ class LargeReadsTests(LargeTestCase):
 
     def test_cached(self) -> None:
         """What is in memory is taken from there."""
+        known = self.files.is_cached(self.fd, len(self.data), 0)
         self.check_all()
+        if known:
+            self.assertEqual(self.files.direct_reads, 0)
 
     def test_not_cached(self) -> None:
-        """What is not is read from the drive, past the cache."""
+        """What is not is read from the drive, past the cache, which stays as it was."""
         self.forget_cache()
         self.check(4 * 65536, 65536)
         self.assertGreater(self.files.direct_reads, 0)
+        self.assertFalse(self.files.is_cached(self.fd, 1, 65536))
+        self.assertFalse(self.files.is_cached(self.fd, 1, 6 * 65536))
         self.check_all()
 
     def test_little_is_read_through_the_cache(self) -> None:

@@ -17,6 +17,7 @@ from dostore.adapters.node_http_reader import framed_size
 from dostore.core.batch import MAX_ANSWER_BYTES, MAX_SHARD_BYTES, Reply, format_replies
 from dostore.core.datafields import block_lengths, frame
 from dostore.core.scheme import Scheme
+from dostore.core.stripes import Block
 from dostore.errors import (
     AlreadyHeld,
     BadShard,
@@ -519,7 +520,7 @@ class StreamTests(LiarCase):
         node = self.lie(answer)
         reader = await node.open(LARGE.content.hash, 1, ALONE)
         await reader.read(0, 10)
-        reading: Deferred[bytes] = Deferred.fromCoroutine(reader.read(10, 100))
+        reading: Deferred[Block] = Deferred.fromCoroutine(reader.read(10, 100))
         await self.turn(lambda: gate)
         reading.cancel()
         await reading.addErrback(lambda failure: b"")

@@ -100,7 +100,7 @@ class TempCase(AsyncTestCase):
         """A committed shard."""
         reader = await self.server.node.open(what.content.hash, index)
         try:
-            return await reader.read(0, SCHEME.stripe_count(what.content.size))
+            return bytes(await reader.read(0, SCHEME.stripe_count(what.content.size)))
         finally:
             await reader.close()
 

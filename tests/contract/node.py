@@ -57,7 +57,7 @@ class NodeContract(_Base):
         """All plain bytes of a shard, read in one piece."""
         reader = await node.open(content.hash, index)
         try:
-            return await reader.read(0, content.scheme.stripe_count(content.size))
+            return bytes(await reader.read(0, content.scheme.stripe_count(content.size)))
         finally:
             await reader.close()
 

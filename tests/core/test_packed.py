@@ -50,7 +50,7 @@ class PackedTests(SyncTestCase):
         """All plain bytes of a shard."""
         count = footer.last.count
         offset, length = footer.last.span(0, count)
-        return footer.last.plain(0, count, whole[offset : offset + length])
+        return bytes(footer.last.plain(0, count, whole[offset : offset + length]))
 
     def test_there_and_back(self) -> None:
         """Any shard, from its blocks or its file, compressed or not."""

@@ -197,10 +197,10 @@ class FaultyFiles(Files):
         self._meet(self._path(fd), "pread")
         return super().pread(fd, size, offset)
 
-    def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int:
+    def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
         """See Files; it counts as ``pread``."""
         self._meet(self._path(fd), "pread")
-        return super().read_into(fd, buffer, offset, wait=wait)
+        return super().read_into(fd, buffer, offset)
 
     def read_cached(self, path: str, buffer: bytearray) -> bytes | None:
         """See Files; what would be struck cannot be had without a wait."""

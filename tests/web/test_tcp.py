@@ -165,6 +165,32 @@ class TcpTests(AsyncTestCase):
             self.assertEqual(body, bytes(range(256)) * (12 * MIB // 256))
         client.close()
 
+    async def test_what_the_socket_does_not_take_comes_after(self) -> None:
+        """Pieces of any size that a client takes slowly come in their order, and all before the
+        connection is closed.
+        """
+        await self.start()
+        pieces = [bytes([number % 251]) * (number * 37 % 9000) for number in range(5000)]
+        length = sum(map(len, pieces))
+
+        async def answer(request: Request) -> None:
+            sink = request.begin(200, [(b"Connection", b"close")], length)
+            for first in range(0, len(pieces), 1250):
+                await sink.write([memoryview(piece) for piece in pieces[first : first + 1250]])
+            request.channel.persistent = False
+            request.finish()
+
+        self.factory.handle = answer
+
+        def read(client: socket.socket) -> bytes:
+            client.sendall(request_bytes("GET", "/"))
+            received = bytearray()
+            while data := client.recv(300_000):
+                received += data
+            return bytes(received).partition(b"\r\n\r\n")[2]
+
+        self.assertTrue(await self.run_client(read) == b"".join(pieces))
+
     async def test_nothing_is_sent_after_an_abort(self) -> None:
         """What a handler writes to a connection that it has cut does not reach the client."""
         await self.start()
