@@ -11,8 +11,7 @@ from zope.interface import implementer
 from dostore.adapters.bus import Complaints, Delivery, IBus
 from dostore.adapters.locate_amqp import Locator, Places
 from dostore.adapters.membership import Membership
-from dostore.adapters.remote_nodes import IRemoteNode, get_all, put_all
-from dostore.core.batch import MAX_SHARD_BYTES
+from dostore.adapters.remote_nodes import FETCHED_BYTES, IRemoteNode, get_all, put_all
 from dostore.core.messages import (
     API_SERVERS,
     ASK,
@@ -25,9 +24,12 @@ from dostore.ports import ICluster, Member
 
 _log = Logger()
 
-#: A small content that was not fetched after so long is opened shard by shard, others than its
-#: data shards too.
+#: A content that was not fetched after so long is opened shard by shard, others than its data
+#: shards too.
 FETCH_S = 0.4
+
+#: And so much longer for each stripe after the first.
+FETCH_STRIPE_S = 0.1
 
 
 @implementer(ICluster)
@@ -110,7 +112,7 @@ class AmqpCluster:
     async def fetch(self, content: Content) -> bytes | None:
         """See ICluster."""
         scheme = content.scheme
-        if content.size > scheme.stripe_size or scheme.shard_size(content.size) > MAX_SHARD_BYTES:
+        if scheme.shard_size(content.size) > FETCHED_BYTES:
             return None
         live = self._membership.live_nodes()
         expected = self._locator.expected(content.hash, scheme.k)
@@ -121,7 +123,8 @@ class AmqpCluster:
             if node is None:
                 return None
             found[index] = node
-        return await get_all(found, content, self._clock, FETCH_S)
+        more = max(0, scheme.stripe_count(content.size) - 1)
+        return await get_all(found, content, self._clock, FETCH_S + more * FETCH_STRIPE_S)
 
     def placed(self, content_hash: ContentHash, holders: Mapping[int, str]) -> None:
         """See ICluster."""

@@ -43,7 +43,7 @@ from dostore.core.window import Part
 from dostore.errors import BadShard
 
 #: A file up to this size is read whole when it is opened: one read where three would be needed.
-WHOLE_FILE_BYTES = 128 * 1024
+WHOLE_FILE_BYTES = 320 * 1024
 
 #: Else this much of its end, which holds the footer of any shard but one of terabytes.
 _TAIL_BYTES = 24 * 1024
@@ -205,9 +205,10 @@ class DriveStore:
     def append(self, temp: TempShard, blocks: Sequence[Block]) -> None:
         """Append blocks."""
         with temp.lock:
-            self._write(temp, self._fd(temp), temp.builder.add(blocks))
+            self.write(temp, self._fd(temp), temp.builder.add(blocks))
 
-    def _write(self, temp: TempShard, fd: int, pieces: Sequence[Block]) -> None:
+    def write(self, temp: TempShard, fd: int, pieces: Sequence[Block]) -> None:
+        """Append bytes of a shard's file; the caller holds its lock."""
         if temp.large is None:
             self.files.write(fd, pieces)
         else:
@@ -219,7 +220,7 @@ class DriveStore:
             fd = self._fd(temp)
             footer, temp.name = temp.builder.finish(content)
             temp.packed = self.is_packed(content)
-            self._write(temp, fd, [footer])
+            self.write(temp, fd, [footer])
             if temp.large is not None:
                 temp.large.flush(fd)
 

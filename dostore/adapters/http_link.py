@@ -10,15 +10,15 @@ import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IResponse
 
 from dostore.core.signing import NONCE_BYTES, Signable, Signer
 from dostore.errors import NodeUnavailable
 from dostore.fanout import with_timeout
-from dostore.http.body import AnswerBody, Broken, StreamedBody
+from dostore.http.body import AnswerBody, Broken
 from dostore.http.exchange import (
     ANSWER_TIMEOUT_S,
     FOREIGN,
@@ -29,7 +29,6 @@ from dostore.http.exchange import (
     Fields,
     NotConnected,
     Streamed,
-    Upload,
     length_of,
     translate,
 )
@@ -138,9 +137,9 @@ class HttpLink:
 
         async def attempts() -> IResponse:
             try:
-                return await self._request(self._pool.agent, method, target, fields, None)
+                return await self._request(self._pool.agent, method, target, fields)
             except Broken:
-                return await self._request(self._pool.fresh, method, target, fields, None)
+                return await self._request(self._pool.fresh, method, target, fields)
 
         try:
             response = await self._in_time(attempts(), ANSWER_TIMEOUT_S, self._let_go)
@@ -151,18 +150,6 @@ class HttpLink:
         arriving = AnswerBody(self.clock, ANSWER_TIMEOUT_S, length=length, on_end=self._end_stream)
         response.deliverBody(arriving)
         return Streamed(response.code, Fields.of(response.headers), length, arriving)
-
-    def upload(self, method: bytes, target: bytes, fields: Sequence[Field] = ()) -> Upload:
-        """A request whose body is written piece by piece, over a connection of its own.
-
-        :raises NodeUnavailable: too many streams are open.
-        """
-        self._open_stream()
-        body = StreamedBody(self.clock, ANSWER_TIMEOUT_S)
-        responding = Deferred.fromCoroutine(
-            self._request(self._pool.fresh, method, target, fields, body)
-        )
-        return Upload(body, responding, self.clock, self._end_stream)
 
     def trouble(self) -> None:
         """The server breaks off or hangs."""
@@ -188,14 +175,13 @@ class HttpLink:
         method: bytes,
         target: bytes,
         fields: Sequence[Field],
-        body: IBodyProducer | None,
     ) -> IResponse:
         headers = Headers()
         for name, value in self._signed(method, target, fields):
             headers.addRawHeader(name, value)
         url = b"http://" + self._host + target
         try:
-            return await agent.request(method, url, headers, body)
+            return await agent.request(method, url, headers)
         except FOREIGN as foreign:
             error = translate(foreign, self.address)
             if isinstance(error, NotConnected):

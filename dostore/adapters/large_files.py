@@ -84,19 +84,22 @@ BUFFERS = Buffers()
 
 
 class LargeWrites:
-    """The bytes of one file from its beginning on, as they come.
+    """The bytes of one file, as they come.
 
     The caller opens the file, and sees to it that one thread is in here at a time.
+
+    :param position: where the next bytes go, and the file's descriptor stands; by default its
+        beginning.
     """
 
     __slots__ = ("_buffers", "_direct", "_files", "_position", "_refused", "_rest")
 
-    def __init__(self, files: Files, buffers: Buffers = BUFFERS) -> None:
+    def __init__(self, files: Files, buffers: Buffers = BUFFERS, position: int = 0) -> None:
         self._files = files
         self._buffers = buffers
         #: What was appended and is not written yet: less than ALIGNMENT.
         self._rest = b""
-        self._position = 0
+        self._position = position
         self._direct = False
         self._refused = False
 

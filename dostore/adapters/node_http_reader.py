@@ -63,14 +63,14 @@ class HttpReader:
         if self._whole is not None:
             scheme = self.info.content.scheme
             at = first * (scheme.block_size + CHECK_BYTES)
-            return unframe(memoryview(self._whole)[at : at + size], lengths)
+            return b"".join(unframe(memoryview(self._whole)[at : at + size], lengths))
         await self._lock.acquire()
         try:
             data = await self._take(first, count, size)
             self._next = first + count
         finally:
             self._lock.release()
-        return unframe(data, lengths)
+        return b"".join(unframe(data, lengths))
 
     async def _take(self, first: int, count: int, size: int) -> bytes:
         """The bytes of some blocks, with their checks."""

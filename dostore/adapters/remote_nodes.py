@@ -14,12 +14,14 @@ from dostore.ports import PUT_GRACE_S, IShardNode
 
 Block = bytes | memoryview
 
+#: A shard up to this comes whole by one request.
+FETCHED_BYTES = 256 * 1024
+
 #: Takes the outcome of one put: None when the shard is there, durably, else why it is not.
 Tell = Callable[[Exception | None], None]
 
-
-#: Takes the blocks of a whole shard, verified and joined; None: they cannot be had so.
-Take = Callable[[bytes | None], None]
+#: Takes the blocks of a whole shard, verified; None: they cannot be had so.
+Take = Callable[[Sequence[Block] | None], None]
 
 
 class IRemoteNode(IShardNode):
@@ -37,7 +39,7 @@ class IRemoteNode(IShardNode):
         """
 
     def begin_get(content: Content, index: int, take: Take) -> Callable[[], None]:
-        """Begin to read a whole small shard.
+        """Begin to read a whole shard, of FETCHED_BYTES at the most.
 
         :param take: is called once at most, maybe at once.
         :returns: what tells that nobody wants it any more.
@@ -135,11 +137,11 @@ async def put_all(
 class _Get:
     """The data shards of one content.
 
-    :ivar shards: the bytes of those that came, by index.
+    :ivar shards: the blocks of those that came, by index.
     """
 
     def __init__(self, count: int) -> None:
-        self.shards: dict[int, bytes] = {}
+        self.shards: dict[int, Sequence[Block]] = {}
         self._count = count
         self._failed = False
         self._waiter: Deferred[bool] | None = None
@@ -149,11 +151,11 @@ class _Get:
         """Begin to get one of them."""
         self._leaves.append(node.begin_get(content, index, partial(self._take, index)))
 
-    def _take(self, index: int, data: bytes | None) -> None:
-        if data is None:
+    def _take(self, index: int, blocks: Sequence[Block] | None) -> None:
+        if blocks is None:
             self._failed = True
         else:
-            self.shards[index] = data
+            self.shards[index] = blocks
         if self._waiter is not None and self._ended:
             self._waiter.callback(not self._failed)
 
@@ -181,7 +183,7 @@ class _Get:
 async def get_all(
     nodes: Mapping[int, IRemoteNode], content: Content, clock: IReactorTime, seconds: float
 ) -> bytes | None:
-    """A small content from its data shards; None when they cannot all be had in time.
+    """A content from its data shards; None when they cannot all be had in time.
 
     :param nodes: who has each of them, by index.
     """
@@ -190,4 +192,13 @@ async def get_all(
         get.begin(node, content, index)
     if not await get.end(clock, seconds):
         return None
-    return b"".join([get.shards[index] for index in range(len(nodes))])[: content.size]
+    rows = zip(*(get.shards[index] for index in range(len(nodes))), strict=True)
+    blocks = [block for row in rows for block in row]
+    # Only the last stripe's blocks are padded, and it may take up several of them.
+    surplus = sum(map(len, blocks)) - content.size
+    while surplus:
+        last = blocks.pop()
+        if len(last) > surplus:
+            blocks.append(memoryview(last)[: len(last) - surplus])
+        surplus -= min(surplus, len(last))
+    return b"".join(blocks)

@@ -21,6 +21,7 @@ from itertools import islice
 from attrs import define, field
 
 from dostore.adapters.drive_store import ABOUT, DriveStore
+from dostore.adapters.large_files import LargeWrites
 from dostore.adapters.temp_records import Settled, about_from_bytes, about_to_bytes
 from dostore.adapters.temp_shard import TempShard
 from dostore.core.model import Content
@@ -242,8 +243,11 @@ class TempFiles:
 
     # Writing
 
-    def append(self, upload: Upload, data: bytes, owner: str = "") -> None:
-        """Append bytes. After an error take the shard up again by :meth:`resume`."""
+    def append(self, upload: Upload, data: bytes, owner: str = "", last: bool = False) -> None:
+        """Append bytes. After an error take the shard up again by :meth:`resume`.
+
+        :param last: of this request; else :meth:`close` must follow.
+        """
         about, builder = upload.about, upload.temp.builder
         with upload.temp.lock:
             fd = self._open(upload)
@@ -255,10 +259,13 @@ class TempFiles:
                 # The shard's last block may be a short one.
                 whole = len(view) if len(view) == end else whole
             entries: list[bytes] = []
-            self._files.write(fd, builder.add(_cut(view[:whole], about.scheme), entries))
+            pieces = builder.add(_cut(view[:whole], about.scheme), entries)
+            self._store.write(upload.temp, fd, pieces)
             upload.pending = bytes(view[whole:])
             if entries:
                 self._append_to_index(upload, entries)
+            if last:
+                self._close(upload.temp)
 
     def _append_to_index(self, upload: Upload, entries: list[bytes]) -> None:
         fd = self._files.open(self._path(upload.token, INDEX), os.O_WRONLY)
@@ -275,15 +282,26 @@ class TempFiles:
         if temp.fd is None:
             temp.fd = self._files.open(temp.path, os.O_WRONLY)
             self._files.seek(temp.fd, temp.builder.size)
+            temp.large = LargeWrites(self._files, position=temp.builder.size)
         return temp.fd
 
     def close(self, upload: Upload) -> None:
         """Keep no file open between two requests."""
-        temp = upload.temp
-        with temp.lock:
-            fd, temp.fd = temp.fd, None
-            if fd is not None:
+        with upload.temp.lock:
+            self._close(upload.temp)
+
+    def _close(self, temp: TempShard) -> None:
+        fd, temp.fd = temp.fd, None
+        if fd is not None:
+            try:
+                self._flush(temp, fd)
+            finally:
                 self._files.close(fd)
+
+    def _flush(self, temp: TempShard, fd: int) -> None:
+        """Have what was appended be in the file, to its last byte."""
+        if temp.large is not None:
+            temp.large.flush(fd)
 
     def settle(self, upload: Upload, tail: Tail | None, owner: str = "") -> None:
         """Make what was appended durable, and the tail in the place of that from before."""
@@ -356,7 +374,7 @@ class TempFiles:
             fd = self._open(upload)
             if upload.pending:
                 pending, upload.pending = upload.pending, b""
-                self._files.write(fd, temp.builder.add([pending]))
+                self._store.write(temp, fd, temp.builder.add([pending]))
         self._store.finish(temp, content)
         if shard_hash is not None and temp.name is not None and temp.name.shard_hash != shard_hash:
             raise InvalidRequest("The bytes are not those that were sent: their hash is another.")
@@ -400,7 +418,11 @@ class TempFiles:
 
         :raises BadShard: a block is not what was appended.
         """
-        builder, block_size = upload.temp.builder, upload.about.scheme.block_size
+        temp = upload.temp
+        with temp.lock:
+            if temp.fd is not None:
+                self._flush(temp, temp.fd)
+        builder, block_size = temp.builder, upload.about.scheme.block_size
         first = offset // block_size
         if first >= builder.blocks:
             return upload.pending[offset - builder.plain_size :][:size]

@@ -44,8 +44,9 @@ _log = Logger()
 #: What nobody has touched for this long is removed, unless it is to be kept for another time.
 ABANDONED_AFTER_S = 1800.0
 
-#: Bytes that are read from a body and written at a time.
-_STEP_BYTES = 256 * 1024
+#: Bytes that are read from a body and written at a time: one more than API servers mostly send in a
+#: request, so that its end is seen at once.
+_STEP_BYTES = (1 << 20) + 1
 
 #: A shard whose size is not known is not larger than this.
 _MAX_SHARD_BYTES = 1 << 50
@@ -263,8 +264,12 @@ class TempShards:
         most = _MAX_SHARD_BYTES if about.size is None else about.scheme.shard_size(about.size)
         room = most - upload.held
         writing: Deferred[None] | None = None
+        ended = False
         try:
-            while data := await _next(source):
+            while not ended:
+                data, ended = await _next(source)
+                if not data:
+                    break
                 room -= len(data)
                 if room < 0:
                     raise TooLarge(f"The shard has {most} bytes. Send no more than that.")
@@ -272,14 +277,15 @@ class TempShards:
                 if running is not None:
                     await running
                 writing = Deferred.fromCoroutine(
-                    self._node.call(self._files.append, upload, data, owner)
+                    self._node.call(self._files.append, upload, data, owner, ended)
                 )
         finally:
             try:
                 if writing is not None:
                     await writing
             finally:
-                await self._node.call(self._files.close, upload)
+                if upload.temp.fd is not None:
+                    await self._node.call(self._files.close, upload)
 
     async def read(self, token: str, offset: int, size: int) -> bytes:
         """See ITempShards."""
@@ -447,9 +453,13 @@ def _require_same(about: TempAbout, content: Content) -> None:
         raise InvalidRequest("The shard was begun as one of another content.")
 
 
-async def _next(source: IByteSource) -> bytes:
-    """The next step of a body; of one that broke, first all that came."""
+async def _next(source: IByteSource) -> tuple[bytes, bool]:
+    """The next step of a body, and whether it is the last; of one that broke, first all that came.
+
+    :raises DostoreError: it broke, and all that came is handed out.
+    """
     try:
-        return await source.read(_STEP_BYTES)
+        data = await source.read(_STEP_BYTES)
+        return data, len(data) < _STEP_BYTES
     except DostoreError:
-        return await source.read_some(_STEP_BYTES)
+        return await source.read_some(_STEP_BYTES), False

@@ -233,8 +233,8 @@ def frame(data: Block, lengths: Sequence[int]) -> list[Block]:
     return pieces
 
 
-def unframe(data: Block, lengths: Sequence[int]) -> bytes:
-    """The blocks of what :func:`frame` made, joined.
+def unframe(data: Block, lengths: Sequence[int]) -> list[memoryview]:
+    """The blocks of what :func:`frame` made.
 
     :raises BadShard: one does not match its check.
     """
@@ -247,7 +247,7 @@ def unframe(data: Block, lengths: Sequence[int]) -> bytes:
             raise BadShard(f"Block {number} of those that came does not match its check.")
         blocks.append(block)
         at += CHECK_BYTES + length
-    return b"".join(blocks)
+    return blocks
 
 
 # Lists, one line for each item

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from socket import socket
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,6 +16,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.tcp import Client
 from twisted.python.failure import Failure
 
 from dostore.core.chunked import ChunkedDecoder
@@ -35,6 +37,12 @@ IDLE_S = 30.0
 #: Bytes that are read at a time, for answers that may be long and others.
 _LARGE_READ_BYTES = 256 * 1024
 _READ_BYTES = 64 * 1024
+
+#: Bytes that are written at a time, when the socket did not take all at once.
+_SEND_BYTES = 1 << 20
+
+#: How many pieces one system call takes (Linux's IOV_MAX).
+_MAX_PIECES = 1024
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([2-5][0-9][0-9])(?: [^\r\n]*)?\Z")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\Z")
@@ -59,6 +67,8 @@ class _Connection(Protocol):
         self._pool = pool
         self.address = address
         self.idle_since = 0.0
+        #: To write to directly; None: the transport is more than a TCP connection.
+        self._socket: socket | None = None
         self._answer: Deferred[Answer] | None = None
         self._limit = 0
         self._bodiless = False
@@ -74,6 +84,9 @@ class _Connection(Protocol):
         """See Protocol."""
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
+        if type(self.transport) is Client:
+            self._socket = self.transport.getHandle()
+            self.transport.SEND_LIMIT = _SEND_BYTES
 
     def ask(self, request: Sequence[Block], limit: int, bodiless: bool) -> Deferred[Answer]:
         """Send a request; its answer. Cancelling cuts the connection.
@@ -85,8 +98,32 @@ class _Connection(Protocol):
         self._bodiless = bodiless
         self._status = self._size = 0
         self.transport.bufferSize = _LARGE_READ_BYTES if limit > _READ_BYTES else _READ_BYTES
-        self.transport.write(b"".join(request))
+        self._send(request)
         return answer
+
+    def _send(self, request: Sequence[Block]) -> None:
+        """Write, and at once what the socket takes: no copy is made of that, and to have the
+        reactor find out that it takes some costs more than all else about a small request.
+        """
+        sent = 0
+        transport = self.transport
+        if (
+            self._socket is not None
+            and len(request) <= _MAX_PIECES
+            # Of a request that was answered before its end, some may still be on its way.
+            and not (transport.dataBuffer or transport._tempDataLen)
+        ):
+            try:
+                sent = self._socket.sendmsg(request)
+            except OSError:
+                # It takes nothing now, or never will again: the transport will see.
+                sent = 0
+        for piece in request:
+            if sent >= len(piece):
+                sent -= len(piece)
+            else:
+                transport.write(bytes(memoryview(piece)[sent:]))
+                sent = 0
 
     def _cut(self) -> None:
         self._answer = None

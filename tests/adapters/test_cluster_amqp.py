@@ -597,7 +597,7 @@ class FetchTests(ClusterCase):
         self.ranked = rank(self.what.content.hash, SIX)
         for index, address in enumerate(self.ranked):
             kept = self.node(address).kept
-            kept[self.what.content.hash, index] = self.what.plain(index)
+            kept[self.what.content.hash, index] = self.what.shards[index]
 
     def fetch(self, what: Sample | None = None) -> Deferred[bytes | None]:
         """Begin to fetch the content, or another."""
@@ -608,18 +608,18 @@ class FetchTests(ClusterCase):
         for address in self.ranked[4:]:
             self.node(address).gate = Deferred()
         self.assertEqual(self.successResultOf(self.fetch()), self.what.data)
-        for size in (0, 1, 3, 4, 5, 262_144):
+        for size in (0, 1, 3, 4, 5, 262_144, 262_145, 600_000, 1 << 20):
             what = sample(size, scheme=Scheme())
             for index, address in enumerate(rank(what.content.hash, SIX)):
-                self.node(address).kept[what.content.hash, index] = what.plain(index)
+                self.node(address).kept[what.content.hash, index] = what.shards[index]
                 self.node(address).gate = None
             self.assertEqual(self.successResultOf(self.fetch(what)), what.data)
 
     def test_too_large(self) -> None:
-        """A content of several stripes, or of large shards, is to be opened."""
+        """A content of large shards is to be opened."""
         for what in (
-            sample(262_145, scheme=Scheme()),
-            sample(65_537, scheme=Scheme(1, 1, 1 << 17)),
+            sample((1 << 20) + 1, scheme=Scheme()),
+            sample((1 << 18) + 1, scheme=Scheme(1, 1, 1 << 19)),
         ):
             self.assertIsNone(self.successResultOf(self.fetch(what)))
 

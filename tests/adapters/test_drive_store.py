@@ -16,7 +16,7 @@ from tests.support.cases import SyncTestCase
 from tests.support.faults import FaultyFiles
 from tests.support.shards import SCHEME, Sample, sample
 
-LARGE = 40 * SCHEME.stripe_size
+LARGE = 100 * SCHEME.stripe_size
 
 
 class StoreCase(SyncTestCase):

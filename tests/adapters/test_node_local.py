@@ -32,7 +32,7 @@ from tests.support.workers import InlineWorkers
 
 #: Larger than what is read whole, so that an open shard keeps its file open, and than what goes by
 #: way of the journal.
-LARGE = 40 * SCHEME.stripe_size
+LARGE = 100 * SCHEME.stripe_size
 
 
 class LocalCase(AsyncTestCase):
@@ -278,7 +278,7 @@ class DamageTests(LocalCase):
         await first.close()
         await late.close()
         reader = await node.open(what.content.hash, 2)
-        self.assertEqual(await reader.read(0, 40), what.plain(2))
+        self.assertEqual(await reader.read(0, 100), what.plain(2))
         await reader.close()
         self.assert_nothing_open()
 

@@ -219,7 +219,7 @@ class FrameTests(SyncTestCase):
         plain = data.draw(st.binary(min_size=sum(lengths), max_size=sum(lengths)))
         framed = b"".join(frame(plain, lengths))
         self.assertEqual(len(framed), len(plain) + CHECK_BYTES * count)
-        self.assertEqual(unframe(framed, lengths), plain)
+        self.assertEqual(b"".join(unframe(framed, lengths)), plain)
 
     @prove
     @given(st.data())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from twisted.python.failure import Failure
 
 the_reactor: Any = reactor
 
+_LENGTH = re.compile(rb"\r\nContent-Length: ([0-9]+)")
+
 
 class _Connection(Protocol):
     """One connection; each request's header section is answered once."""
@@ -21,6 +24,7 @@ class _Connection(Protocol):
 
     def __init__(self) -> None:
         self._head = b""
+        self._body_left = 0
 
     def connectionMade(self) -> None:
         """A client has come."""
@@ -29,10 +33,14 @@ class _Connection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Answer when a header section is complete."""
         self.factory.received += data
-        self._head += data
-        head, end, _ = self._head.partition(b"\r\n\r\n")
+        body = min(self._body_left, len(data))
+        self._body_left -= body
+        self._head += data[body:]
+        head, end, rest = self._head.partition(b"\r\n\r\n")
         if end:
             self._head = b""
+            length = _LENGTH.search(head)
+            self._body_left = max(0, int(length[1]) - len(rest)) if length else 0
             self.factory.heads.append(head)
             self.factory.answer(self.transport, head)
 

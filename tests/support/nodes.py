@@ -20,7 +20,7 @@ class KnowingNode:
     """Answers ``holds``, and takes small shards, or fails both, or lets both wait; gives none.
 
     :ivar shards: the indexes by content.
-    :ivar kept: the bytes of some shards.
+    :ivar kept: the blocks of some shards.
     :ivar down: it cannot be reached.
     :ivar gate: what an answer, or the taking of a shard, waits for.
     :ivar asked: how often it was asked.
@@ -31,7 +31,7 @@ class KnowingNode:
         # Nobody asks it for one.
         self.temps: Any = None
         self.shards: dict[ContentHash, set[int]] = {}
-        self.kept: dict[tuple[ContentHash, int], bytes] = {}
+        self.kept: dict[tuple[ContentHash, int], Sequence[bytes | memoryview]] = {}
         self.down = False
         self.gate: Deferred[None] | None = None
         self.asked = 0
@@ -84,7 +84,10 @@ class KnowingNode:
         return putting.cancel
 
     def begin_get(
-        self, content: Content, index: int, take: Callable[[bytes | None], None]
+        self,
+        content: Content,
+        index: int,
+        take: Callable[[Sequence[bytes | memoryview] | None], None],
     ) -> Callable[[], None]:
         """See IRemoteNode: what it has is in ``kept``, once the gate is open."""
 

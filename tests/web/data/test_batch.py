@@ -84,7 +84,7 @@ class BatchTests(DataServerCase):
         content = reply.content
         assert content is not None
         blocks = content.scheme.stripe_count(content.size)
-        return unframe(reply.data, block_lengths(content, 0, blocks))
+        return b"".join(unframe(reply.data, block_lengths(content, 0, blocks)))
 
     async def test_put_and_get(self) -> None:
         """Shards of many contents are kept by one request, and come back by another, each whole."""

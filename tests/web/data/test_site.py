@@ -271,9 +271,11 @@ class GetTests(SiteCase):
         content, plain, block = what.content, what.plain(1), SCHEME.block_size
         answer = await self.ask("GET", path, X_Framed="1")
         self.assertEqual(self.field(answer, "X-Framed"), "1")
-        self.assertEqual(unframe(answer.body, block_lengths(content, 0, 100)), plain)
+        self.assertEqual(b"".join(unframe(answer.body, block_lengths(content, 0, 100))), plain)
         answer = await self.ask("GET", path, X_Framed="1", Range=f"bytes={98 * block}-")
-        self.assertEqual(unframe(answer.body, block_lengths(content, 98, 2)), plain[98 * block :])
+        self.assertEqual(
+            b"".join(unframe(answer.body, block_lengths(content, 98, 2))), plain[98 * block :]
+        )
         for span in ("bytes=1-", "bytes=0-5", f"bytes=0-{block}"):
             self.assertEqual(await self.status("GET", path, X_Framed="1", Range=span), 400)
 
