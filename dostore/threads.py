@@ -62,10 +62,17 @@ class Together:
 
     :param count: how many jobs there are.
     :param call_in_reactor: ``reactor.callFromThread`` or its like.
+    :param told: is called in the reactor's thread after some of it was told.
     """
 
-    def __init__(self, count: int, call_in_reactor: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        count: int,
+        call_in_reactor: Callable[[Callable[[], None]], object],
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
         self._count = count
+        self._told = told
         self._call_in_reactor = call_in_reactor
         self._calls: deque[Callable[[], None]] = deque()
         self._ends = itertools.count(1)
@@ -87,6 +94,7 @@ class Together:
     def _tell(self) -> None:
         while self._calls:
             self._calls.popleft()()
+        self._told()
 
 
 @implementer(IWorkers)

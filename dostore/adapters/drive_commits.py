@@ -26,21 +26,47 @@ _log = Logger()
 BATCH = 64
 
 
+class Waits(Protocol):
+    """Who waits for shards."""
+
+    def ended(self, index: int, error: Exception | None) -> None:
+        """How one ended; told once, in the reactor's thread."""
+
+
 @define(eq=False)
 class Commit:
     """A shard on its way into ``objects/``.
 
     :ivar blocks: all of it, when there is no ``temp``.
     :ivar temp: where it was written; finished, maybe settled.
-    :ivar tell: is told the outcome once, in the reactor's thread; None: nobody waits any more.
+    :ivar waits: who is told the outcome; None: nobody waits any more.
     """
 
     content: Content
     index: int
     blocks: Sequence[Block]
     temp: TempShard | None
-    tell: Callable[[Exception | None], None] | None
+    waits: Waits | None
     outcome: ShardName | Entry | Exception | None = None
+
+
+class _Alone:
+    """Who waits for one shard."""
+
+    def __init__(self, commit: Commit) -> None:
+        self._commit = commit
+        self.waiter: Deferred[None] = Deferred(self._cancel)
+        commit.waits = self
+
+    def _cancel(self, _: Deferred[None]) -> None:
+        self._commit.waits = None
+
+    def ended(self, index: int, error: Exception | None) -> None:
+        """See Waits."""
+        if error is None:
+            self.waiter.callback(None)
+        else:
+            self.waiter.errback(error)
 
 
 class Owner(Protocol):
@@ -81,25 +107,14 @@ class Commits:
 
     def __len__(self) -> int:
         """How many are waited for."""
-        return sum(1 for commit in (*self._queue, *self._batch) if commit.tell is not None)
+        return sum(1 for commit in (*self._queue, *self._batch) if commit.waits is not None)
 
     async def run(self, commit: Commit) -> None:
         """Begin a commit and wait for its outcome.
 
         :raises NodeUnavailable, NoSpace, ValueError: it is not there.
         """
-
-        def cancel(_: Deferred[None]) -> None:
-            commit.tell = None
-
-        def tell(error: Exception | None) -> None:
-            if error is None:
-                waiter.callback(None)
-            else:
-                waiter.errback(error)
-
-        waiter: Deferred[None] = Deferred(cancel)
-        commit.tell = tell
+        waiter = _Alone(commit).waiter
         self.begin(commit)
         await waiter
 
@@ -133,10 +148,10 @@ class Commits:
             self._tell(commit, error)
 
     def _tell(self, commit: Commit, error: Exception | None) -> None:
-        tell, commit.tell = commit.tell, None
-        if tell is not None:
+        waits, commit.waits = commit.waits, None
+        if waits is not None:
             self.ended += 1
-            tell(error)
+            waits.ended(commit.index, error)
 
     def _next(self, together: Together | None = None) -> None:
         """Commit all that waits in one round of syncs, and so on until nothing waits.
@@ -144,7 +159,7 @@ class Commits:
         A sync costs about the same for one shard as for many that wait for it together.
         """
         # Who was cancelled meanwhile wants his shard no more.
-        wanted = [commit for commit in self._queue if commit.tell is not None]
+        wanted = [commit for commit in self._queue if commit.waits is not None]
         self._batch, self._queue = wanted[:BATCH], wanted[BATCH:]
         if not self._batch:
             self._running = False
@@ -162,14 +177,15 @@ class Commits:
 
     def _committed(self, result: object, batch: list[Commit]) -> None:
         self._next()
+        took_packed = self._owner.took_packed
         for commit in batch:
             outcome = commit.outcome
-            if isinstance(outcome, ShardName):
-                # Whether or not anybody still waits: the shard is there.
-                self._owner.took(outcome)
+            # Whether or not anybody still waits: the shard is there.
+            if isinstance(outcome, Entry):
+                took_packed(commit.content.hash, commit.index)
                 self._tell(commit, None)
-            elif isinstance(outcome, Entry):
-                self._owner.took_packed(commit.content.hash, commit.index)
+            elif isinstance(outcome, ShardName):
+                self._owner.took(outcome)
                 self._tell(commit, None)
             elif isinstance(outcome, OSError):
                 error = self._owner.translated(outcome, "write a shard")

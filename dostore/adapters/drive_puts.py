@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -32,33 +31,44 @@ LATE_S = 0.05
 class _Round:
     """Contents that are written together.
 
+    :ivar puts: them.
     :ivar left: how many of them are waited for before the next round.
     :ivar together: tells how it went on the drives.
     """
 
     since_s: float
+    puts: Sequence[_Put]
     left: int
-    together: Together
+    together: Together | None = None
+
+    def told(self) -> None:
+        """Those of its drives that have ended have told how."""
+        for put in self.puts:
+            if put.left:
+                put.look()
 
 
 class _Put:
     """The shards of one content.
 
-    :ivar outcomes: by index; None: it is there.
-    :ivar commits: those that were begun and may not have ended.
+    :ivar there: the shards that are there, as bits.
+    :ivar errors: by index, why others are not.
+    :ivar commits: those that were begun.
     :ivar left: how many have not ended.
     :ivar late: how many of them are on drives that were at work when the round began.
     :ivar round: that waits for it.
+    :ivar apart: what a shard's end means is seen at once, and not when all drives have told.
     :ivar settled: whether ``need`` of them are there, or cannot be any more.
     """
 
     __slots__ = (
+        "apart",
         "commits",
         "content",
+        "errors",
         "late",
         "left",
         "need",
-        "outcomes",
         "placed",
         "puts",
         "round",
@@ -84,26 +94,43 @@ class _Put:
         self.left = len(placed)
         self.late = 0
         self.there = 0
+        self.apart = False
         self.settled = False
-        self.outcomes: dict[int, Exception | None] = {}
+        self.errors: dict[int, Exception] = {}
         self.commits: list[Commit] = []
         self.round: _Round | None = None
         self.waiter: Deferred[None] | None = Deferred(self._cancel)
 
-    def tell(self, index: int, error: Exception | None) -> None:
-        """How a shard ended."""
-        self.outcomes[index] = error
+    def ended(self, index: int, error: Exception | None) -> None:
+        """See Waits."""
         self.left -= 1
         if error is None:
-            self.there += 1
+            self.there |= 1 << index
+        else:
+            self.errors[index] = error
         if not self.left:
             self.end()
-            return
-        if not self.settled and not self.there < self.need <= self.there + self.left:
-            self.settled = True
-            self.puts.hurry(self)
+        elif self.apart:
+            self.look()
+
+    def look(self) -> None:
+        """See what it means that some shards have ended and others have not."""
+        self.apart = True
+        if not self.settled:
+            there = self.there.bit_count()
+            if not there < self.need <= there + self.left:
+                self.settled = True
+                self.puts.hurry(self)
         if self.left <= self.late:
             self._leave_round()
+
+    def outcomes(self) -> dict[int, Exception | None]:
+        """By index, None for a shard that is there, or why it is not."""
+        outcomes: dict[int, Exception | None] = {
+            index: None for index in self.placed if self.there >> index & 1
+        }
+        outcomes.update(self.errors)
+        return outcomes
 
     def end(self) -> None:
         """Nothing more is waited for."""
@@ -120,9 +147,10 @@ class _Put:
         """Nobody wants any more the shards whose commit has not begun."""
         if self.settled:
             self.puts.calm(self)
-        commits, self.commits = self.commits, []
-        for commit in commits:
-            commit.tell = None
+        if self.left:
+            for commit in self.commits:
+                commit.waits = None
+        self.commits.clear()
         self._leave_round()
 
     def _leave_round(self) -> None:
@@ -187,7 +215,7 @@ class Puts:
             self._collect()
         if put.waiter is not None:
             await put.waiter
-        return put.outcomes
+        return put.outcomes()
 
     # Rounds
 
@@ -223,8 +251,8 @@ class Puts:
         if not puts:
             return
         idle = {node for node in self._nodes.values() if not node.committing}
-        together = Together(len(idle), self._call_in_reactor)
-        self._round = begun = _Round(self._clock.seconds(), len(puts), together)
+        self._round = begun = _Round(self._clock.seconds(), puts, len(puts))
+        together = begun.together = Together(len(idle), self._call_in_reactor, begun.told)
         self._rounds.append(begun)
         if self._late_timer is None:
             self._late_timer = self._clock.callLater(LATE_S, self._look_late)
@@ -237,19 +265,22 @@ class Puts:
     def _add(self, put: _Put, idle: set[DriveNode]) -> None:
         """Give a content's shards to the drives."""
         failed: dict[int, NodeUnavailable] = {}
+        content, shards, commits = put.content, put.shards, put.commits
         for index, address in put.placed.items():
-            commit = Commit(put.content, index, put.shards[index], None, partial(put.tell, index))
+            commit = Commit(content, index, shards[index], None, put)
             try:
                 node = self._node(address)
                 node.begin_put(commit)
             except NodeUnavailable as refused:
                 failed[index] = refused
                 continue
-            put.commits.append(commit)
+            commits.append(commit)
             if node not in idle:
                 put.late += 1
-        for index, error in failed.items():
-            put.tell(index, error)
+        if put.late or failed:
+            put.apart = True
+            for index, error in failed.items():
+                put.ended(index, error)
 
     def _node(self, address: str) -> DriveNode:
         try:
@@ -275,6 +306,7 @@ class Puts:
                 self._late_timer = self._clock.callLater(min(LATE_S, left_s), self._look_late)
                 return
             self._rounds.popleft()
+            assert first.together is not None, "it has begun"
             first.together.tell_apart()
             self.round_ended(first)
 

@@ -167,7 +167,8 @@ class DriveNode(DriveAccess):
 
         :raises NodeUnavailable: the drive takes none.
         """
-        self.require(DriveState.LIVE)
+        if self.state is not DriveState.LIVE:
+            self.require(DriveState.LIVE)
         self._commits.add(commit)
 
     def start_puts(self, together: Together) -> None:
@@ -204,6 +205,8 @@ class DriveNode(DriveAccess):
 
     def took_packed(self, content_hash: ContentHash, index: int) -> None:
         """A shard is in a volume, durably."""
+        if content_hash not in self._index:
+            return
         name = self._index.get(content_hash, index)
         if name is not None:
             self.forget(name)
@@ -247,7 +250,12 @@ class DriveNode(DriveAccess):
             await self.set_aside(name)
             raise
         except FileNotFoundError as error:
-            raise await self._vanished(name) from error
+            gone = await self._vanished(name)
+            removed = self._garbage.get(content_hash, index)
+            if removed is None or not isinstance(gone, ShardMissing):
+                raise gone from error
+            # It was removed at the same time as it was put.
+            return await self.open(content_hash, index, size)
         except OSError as error:
             raise await self.unreadable(name, error) from error
         return LocalReader(self, name, shard)
@@ -345,6 +353,11 @@ class DriveNode(DriveAccess):
     def held(self, content_hash: ContentHash) -> Collection[int]:
         """What the indexes say of a content, whatever the drive's state."""
         volumes = self.store.volumes
+        if not (
+            content_hash in self._index or content_hash in volumes or content_hash in self._garbage
+        ):
+            # So it is with most that is asked for: each content that is put.
+            return ()
         return _both(self._index.indexes(content_hash), volumes.indexes(content_hash)) or _both(
             self._garbage.indexes(content_hash), volumes.removed(content_hash)
         )

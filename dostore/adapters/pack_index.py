@@ -38,6 +38,10 @@ class PackIndex:
         """How many contents have a shard here."""
         return self._contents
 
+    def __contains__(self, digest: bytes) -> bool:
+        """Whether there may be a shard of a content here; for all but one in very many there is."""
+        return digest in self._pages[digest[0] << 7 | digest[1] >> 1]
+
     def get(self, digest: bytes, index: int) -> bytes | None:
         """Where a shard is, as PLACE has it; None: not here."""
         page = self._pages[digest[0] << 7 | digest[1] >> 1]

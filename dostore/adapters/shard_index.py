@@ -37,6 +37,11 @@ class ShardIndex:
         """How many contents have a shard here."""
         return sum(len(page) for page in self._pages)
 
+    def __contains__(self, content_hash: ContentHash) -> bool:
+        """Whether any shard of a content is here."""
+        digest = content_hash.digest
+        return digest in self._pages[digest[0]]
+
     def add(self, name: ShardName) -> ShardName | None:
         """Note a shard; the name that it had before, when that was another."""
         digest = name.content_hash.digest

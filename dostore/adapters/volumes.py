@@ -235,6 +235,11 @@ class Volumes:
 
     # Finding and reading
 
+    def __contains__(self, content_hash: ContentHash) -> bool:
+        """Whether there may be a shard of a content, or one that can be given back."""
+        state, digest = self.state, content_hash.digest
+        return digest in state.live or digest in state.removed
+
     def find(self, content_hash: ContentHash, index: int) -> Place | None:
         """Where a shard is that is there."""
         return self.state.find(content_hash.digest, index)
