@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol
 
 from attrs import frozen
@@ -17,6 +17,7 @@ from attrs import frozen
 from dostore.adapters.files import Files
 from dostore.core.names import ShardName
 from dostore.core.shardlog import (
+    ALIGNMENT,
     HEADER_BYTES,
     Form,
     Gap,
@@ -50,6 +51,12 @@ _SECTORS_BYTES = 4096
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
+Piece = bytes | memoryview
+
+#: Makes the bytes of records, and tells where they end, given the segment's seed, where they begin
+#: and up to where it is synced.
+Encode = Callable[[int, int, int], tuple[Sequence[Piece], int]]
+
 
 class IEntry(Protocol):
     """What is to be appended."""
@@ -73,6 +80,34 @@ class Entry:
     def head(self, seed: int, offset: int, synced: int, time_ms: int) -> bytes:
         """See IEntry."""
         return encode_head(seed, offset, synced, self.kind, self.name, time_ms, self.body)
+
+
+class Records:
+    """Entries as records.
+
+    :ivar offsets: where each begins, once they are encoded.
+    """
+
+    def __init__(self, form: Form[R], entries: Sequence[IEntry], time_ms: int) -> None:
+        self.offsets: list[int] = []
+        self._record_size = form.record_size
+        self._entries = entries
+        self._time_ms = time_ms
+
+    def encode(self, seed: int, offset: int, synced: int) -> tuple[list[Piece], int]:
+        """See Encode."""
+        pieces: list[Piece] = []
+        for entry in self._entries:
+            self.offsets.append(offset)
+            body = entry.body
+            pieces.append(entry.head(seed, offset, synced, self._time_ms))
+            length = len(body)
+            if length:
+                pieces.append(body)
+                if length % ALIGNMENT:
+                    pieces.append(padding(length))
+            offset += self._record_size(length)
+        return pieces, offset
 
 
 class AppendLog(Generic[R]):
@@ -132,6 +167,15 @@ class AppendLog(Generic[R]):
     ) -> list[int]:
         """Append entries in one piece; where each record begins in the open segment.
 
+        :param spare: see :meth:`write`.
+        """
+        records = Records(self.form, entries, time_ms)
+        self.write(records.encode, sync=sync, spare=spare)
+        return records.offsets
+
+    def write(self, encode: Encode, *, sync: bool, spare: int = 0) -> None:
+        """Append records in one piece.
+
         After an error none of them counts, unless a reader finds it.
 
         :param spare: there must be so much room after them, when files are not used again.
@@ -140,27 +184,13 @@ class AppendLog(Generic[R]):
             self._begin()
         fd = self._fd
         assert fd is not None, "there is one now"
-        offset, seed, synced = self.end, self.seed, self.synced
-        offsets: list[int] = []
-        pieces: list[bytes | memoryview] = []
-        record_size = self.form.record_size
-        for entry in entries:
-            offsets.append(offset)
-            body = entry.body
-            pieces.append(entry.head(seed, offset, synced, time_ms))
-            length = len(body)
-            if length:
-                pieces.append(body)
-                if length % 8:
-                    pieces.append(padding(length))
-            offset += record_size(length)
-        if offset + spare > self._room:
-            self._make_room(fd, offset, offset + spare)
+        pieces, end = encode(self.seed, self.end, self.synced)
+        if end + spare > self._room:
+            self._make_room(fd, end, end + spare)
         self._files.write_at(fd, pieces, self.end)
         if sync:
-            self.sync(offset)
-        self.end = offset
-        return offsets
+            self.sync(end)
+        self.end = end
 
     def _make_room(self, fd: int, least: int, end: int) -> None:
         """Have blocks for what is up to ``end``; on a full drive, at least up to ``least``."""

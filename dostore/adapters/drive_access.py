@@ -21,12 +21,17 @@ _log = Logger()
 _NOT_STARTED = "not started"
 
 
+def _nobody() -> None:
+    """Nobody wants to know."""
+
+
 class DriveAccess:
     """The way to one drive, which may become worse or go away at any moment.
 
     :param address: what the drive is called in the cluster.
     :param workers: its threads.
     :ivar full: it takes no writes because it has no room.
+    :ivar changed: called, on any thread, when it is good for more or less than before.
     """
 
     def __init__(self, address: str, workers: IWorkers) -> None:
@@ -35,6 +40,7 @@ class DriveAccess:
         self.state = DriveState.AWAY
         self.reason = _NOT_STARTED
         self.full = False
+        self.changed: Callable[[], object] = _nobody
         self._calls: set[Deferred[Any]] = set()
         self._ended = 0
 
@@ -50,9 +56,14 @@ class DriveAccess:
                 state=state.value,
                 reason=reason,
             )
-        self.state, self.reason, self.full = state, reason, full
+        self.become(state, reason, full=full)
         if state is DriveState.AWAY:
             self.give_up()
+
+    def become(self, state: DriveState, reason: str, *, full: bool = False) -> None:
+        """It is good for this from now on."""
+        self.state, self.reason, self.full = state, reason, full
+        self.changed()
 
     @property
     def calls(self) -> int:

@@ -15,6 +15,7 @@ from dostore.adapters.drive_store import Block, DriveStore
 from dostore.adapters.temp_shard import TempShard
 from dostore.core.model import Content
 from dostore.core.names import ContentHash, ShardName
+from dostore.core.packed import is_plain
 from dostore.core.shardlog import Kind
 from dostore.core.volumelog import Entry
 from dostore.errors import BadShard, NodeUnavailable
@@ -24,6 +25,9 @@ _log = Logger()
 
 #: At most this many commits share one round of syncs; more wait for the next.
 BATCH = 64
+
+#: The outcome of one that is in a volume.
+PACKED = Kind.PACKED
 
 
 class Waits(Protocol):
@@ -40,6 +44,7 @@ class Commit:
     :ivar blocks: all of it, when there is no ``temp``.
     :ivar temp: where it was written; finished, maybe settled.
     :ivar waits: who is told the outcome; None: nobody waits any more.
+    :ivar outcome: the shard's file, or PACKED; or why there is neither.
     """
 
     content: Content
@@ -47,7 +52,7 @@ class Commit:
     blocks: Sequence[Block]
     temp: TempShard | None
     waits: Waits | None
-    outcome: ShardName | Entry | Exception | None = None
+    outcome: ShardName | Kind | Exception | None = None
 
 
 class _Alone:
@@ -181,7 +186,7 @@ class Commits:
         for commit in batch:
             outcome = commit.outcome
             # Whether or not anybody still waits: the shard is there.
-            if isinstance(outcome, Entry):
+            if outcome is PACKED:
                 took_packed(commit.content.hash, commit.index)
                 self._tell(commit, None)
             elif isinstance(outcome, ShardName):
@@ -191,7 +196,7 @@ class Commits:
                 error = self._owner.translated(outcome, "write a shard")
                 error.__cause__ = outcome
                 self._tell(commit, error)
-            elif outcome is not None:
+            elif isinstance(outcome, Exception):
                 self._tell(commit, outcome)
             else:
                 failed = result.value if isinstance(result, Failure) else None
@@ -234,7 +239,13 @@ class Commits:
         """
         store = self._owner.store
         entries: list[Entry] = []
+        plain: list[tuple[Content, int, Block]] = []
         for commit in batch:
+            content, blocks = commit.content, commit.blocks
+            if store.packs_plain and commit.temp is None and is_plain(content, blocks):
+                plain.append((content, commit.index, blocks[0]))
+                commit.outcome = PACKED
+                continue
             try:
                 if commit.temp is None:
                     entry = store.pack(commit.content, commit.index, commit.blocks)
@@ -243,14 +254,14 @@ class Commits:
             except (OSError, ValueError, BadShard) as error:
                 commit.outcome = error
                 continue
-            commit.outcome = entry
+            commit.outcome = PACKED
             entries.append(entry)
         try:
-            if entries:
-                store.volumes.keep(entries)
+            if entries or plain:
+                store.volumes.keep(entries, plain)
         except OSError as error:
             for commit in batch:
-                if isinstance(commit.outcome, Entry):
+                if commit.outcome is PACKED:
                     commit.outcome = error
         for commit in batch:
             if commit.temp is not None:

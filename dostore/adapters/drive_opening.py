@@ -60,6 +60,11 @@ class Drive:
         """Its files."""
         return self.node.store
 
+    def measured(self, free_bytes: int) -> None:
+        """So much room it has now. Called on any thread."""
+        self.free_bytes = free_bytes
+        self.node.changed()
+
 
 class DriveOpening:
     """Takes the drives of one store, when it starts and when one comes back.
@@ -198,7 +203,7 @@ class DriveOpening:
             drive_marker.write(drive.folder, marker, self._files)
         drive.store.prepare()
         drive.device, _ = self._files.identity(drive.folder)
-        drive.free_bytes = self._files.free_bytes(drive.folder)
+        drive.measured(self._files.free_bytes(drive.folder))
         return drive.store.clean_temp()
 
     # Watching

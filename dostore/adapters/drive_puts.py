@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dostore.adapters.drive_commits import BATCH, Commit
+from dostore.adapters.drive_state import DriveState
 from dostore.adapters.drive_store import Block
 from dostore.adapters.node_local import DriveNode
 from dostore.core.model import Content
@@ -126,9 +127,10 @@ class _Put:
 
     def outcomes(self) -> dict[int, Exception | None]:
         """By index, None for a shard that is there, or why it is not."""
-        outcomes: dict[int, Exception | None] = {
-            index: None for index in self.placed if self.there >> index & 1
-        }
+        outcomes: dict[int, Exception | None]
+        if self.there.bit_count() == len(self.placed):
+            return dict.fromkeys(self.placed)
+        outcomes = {index: None for index in self.placed if self.there >> index & 1}
         outcomes.update(self.errors)
         return outcomes
 
@@ -250,7 +252,7 @@ class Puts:
         puts = [put for put in some if put.waiter is not None]
         if not puts:
             return
-        idle = {node for node in self._nodes.values() if not node.committing}
+        idle = {node for node in self._nodes.values() if not node.commits.running}
         self._round = begun = _Round(self._clock.seconds(), puts, len(puts))
         together = begun.together = Together(len(idle), self._call_in_reactor, begun.told)
         self._rounds.append(begun)
@@ -260,20 +262,20 @@ class Puts:
             put.round = begun
             self._add(put, idle)
         for node in idle:
-            node.start_puts(together)
+            node.commits.start(together)
 
     def _add(self, put: _Put, idle: set[DriveNode]) -> None:
         """Give a content's shards to the drives."""
         failed: dict[int, NodeUnavailable] = {}
         content, shards, commits = put.content, put.shards, put.commits
+        nodes = self._nodes
         for index, address in put.placed.items():
-            commit = Commit(content, index, shards[index], None, put)
-            try:
-                node = self._node(address)
-                node.begin_put(commit)
-            except NodeUnavailable as refused:
-                failed[index] = refused
+            node = nodes.get(address)
+            if node is None or node.state is not DriveState.LIVE:
+                failed[index] = _refusal(address, node)
                 continue
+            commit = Commit(content, index, shards[index], None, put)
+            node.commits.add(commit)
             commits.append(commit)
             if node not in idle:
                 put.late += 1
@@ -281,12 +283,6 @@ class Puts:
             put.apart = True
             for index, error in failed.items():
                 put.ended(index, error)
-
-    def _node(self, address: str) -> DriveNode:
-        try:
-            return self._nodes[address]
-        except KeyError:
-            raise NodeUnavailable(f"There is no drive {address}.") from None
 
     def round_ended(self, ended: _Round) -> None:
         """All that was written together is written."""
@@ -337,3 +333,10 @@ class Puts:
             if timer is not None:
                 timer.cancel()
         self._timer = self._late_timer = None
+
+
+def _refusal(address: str, node: DriveNode | None) -> NodeUnavailable:
+    """Why a drive takes no shard."""
+    if node is None:
+        return NodeUnavailable(f"There is no drive {address}.")
+    return NodeUnavailable(f"{address} is {node.state.value}: {node.reason}.")

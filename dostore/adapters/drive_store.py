@@ -157,6 +157,11 @@ class DriveStore:
         self.journal.close(journal)
         self.volumes.close(volumes)
 
+    @property
+    def packs_plain(self) -> bool:
+        """Whether blocks are packed as they are."""
+        return self._compression_level is None
+
     def is_packed(self, content: Content) -> bool:
         """Whether shards of a content go into volumes."""
         return content.size < self._pack_below

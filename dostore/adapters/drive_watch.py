@@ -202,12 +202,13 @@ class DriveWatch:
             return Found.GONE
         if isinstance(what, Marker):
             self._opening.require_ours(what, drive)
-            drive.free_bytes = self._files.free_bytes(drive.folder)
+            free_bytes = self._files.free_bytes(drive.folder)
+            drive.measured(free_bytes)
             if drive.node.state is not DriveState.AWAY and not drive.store.is_prepared():
                 return Found.INCOMPLETE
             if drive.node.state is DriveState.READ_ONLY:
                 drive.store.probe()
-                if drive.free_bytes < FREE_AGAIN_BYTES:
+                if free_bytes < FREE_AGAIN_BYTES:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return what
 

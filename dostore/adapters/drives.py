@@ -78,8 +78,7 @@ class DriveSet:
     ) -> None:
         self._clock = clock
         self._puts = Puts(clock, soon, call_in_reactor)
-        self._members: Sequence[Member] = ()
-        self._told: list[tuple[str, DriveState, bool, int | None]] | None = None
+        self._members: Sequence[Member] | None = None
         self.drives = [
             Drive(
                 folder,
@@ -105,6 +104,8 @@ class DriveSet:
         ]
         self._opening = DriveOpening(self.drives, scheme, files, clock, address)
         self._watch = DriveWatch(self.drives, self._opening, files, clock, now)
+        for drive in self.drives:
+            drive.node.changed = self._changed
 
     @property
     def store_id(self) -> str:
@@ -123,24 +124,24 @@ class DriveSet:
 
     def members(self) -> Sequence[Member]:
         """See ICluster."""
-        told = [
-            (drive.node.address, drive.node.state, drive.node.full, drive.free_bytes)
-            for drive in self.drives
-        ]
-        if told != self._told:
-            self._told = told
-            self._members = [
+        members = self._members
+        if members is None:
+            members = self._members = [
                 Member(
-                    address,
+                    drive.node.address,
                     drive.node,
-                    state is not DriveState.AWAY,
-                    state is DriveState.LIVE,
-                    full=full,
-                    free_bytes=free_bytes,
+                    drive.node.state is not DriveState.AWAY,
+                    drive.node.state is DriveState.LIVE,
+                    full=drive.node.full,
+                    free_bytes=drive.free_bytes,
                 )
-                for drive, (address, state, full, free_bytes) in zip(self.drives, told, strict=True)
+                for drive in self.drives
             ]
-        return self._members
+        return members
+
+    def _changed(self) -> None:
+        """What is told of the drives may be otherwise. Called on any thread."""
+        self._members = None
 
     def expected(self, content_hash: ContentHash, shards: int) -> Mapping[int, Sequence[str]]:
         """See ICluster. The drives' indexes are in memory, so it is what is there."""
@@ -239,6 +240,7 @@ class DriveSet:
         """
         found = await self._opening.begin()
         self._puts.begin(drive.node for drive in self.drives)
+        self._changed()
         opened = await gather(
             [self._opening.open(drive, what) for drive, what in found if what is not Found.GONE]
         )

@@ -79,6 +79,7 @@ _INTO_VERSIONS = f"INTO versions VALUES {_COLUMNS}"
 #: At most so many rows are written, or names looked up, by one statement. A statement gives the
 #: interpreter to other threads and has to get it back, which costs as much as a row.
 _ROWS = 64
+_PORTION = 16
 
 #: The bits of a version's check that go into the tally: so the sum of any number of them fits.
 _TALLY_BITS = 0xFFFFFF
@@ -265,8 +266,11 @@ class Database:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
-    def insert(self, versions: Sequence[Version]) -> None:
-        """Add versions, each the newest of its name. One that is there already is replaced."""
+    def insert(self, versions: Sequence[Version], applied: tuple[int, int] | None = None) -> None:
+        """Add versions, each the newest of its name. One that is there already is replaced.
+
+        :param applied: see :meth:`set_applied`.
+        """
         execute = self.connection.execute
         rows = [_row(version) for version in versions]
         added, tally = len(rows), sum(row[-1] & _TALLY_BITS for row in rows)
@@ -291,7 +295,9 @@ class Database:
                 "DELETE FROM current WHERE name = ?",
                 [(name,) for name, version in newest.items() if version.content is None],
             )
-        execute("UPDATE state SET versions = versions + ?, tally = tally + ?", (added, tally))
+        values = [added, tally, *(applied or ())]
+        noted = ", term = ?, seq = ?" if applied else ""
+        execute(f"UPDATE state SET versions = versions + ?, tally = tally + ?{noted}", values)
 
     def _replace(self, rows: Sequence[tuple[Any, ...]]) -> list[int]:
         """Add rows one by one; what those that were there already added to the tally."""
@@ -415,10 +421,12 @@ class Database:
 
 
 def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The items in portions of 64, 32 … 1, so that there are few different statements."""
+    """The items in portions of 64, 48, 32, and 16 or less, so that there are few different
+    statements, and no more than two portions where there are no more than 64 items.
+    """
     at = 0
-    while at < len(items):
-        size = min(_ROWS, 1 << (len(items) - at).bit_length() - 1)
+    while (left := len(items) - at) > 0:
+        size = left if left <= _PORTION else min(_ROWS, left // _PORTION * _PORTION)
         yield items[at : at + size]
         at += size
 

@@ -303,8 +303,7 @@ class MetadataWriter:
             if versions:
                 seq = self._log.start(payload)
                 # While the drives sync.
-                database.insert(versions)
-                database.set_applied(self._log.term, seq)
+                database.insert(versions, applied=(self._log.term, seq))
                 self._log.finish()
                 database.commit()
                 self._log.accept()

@@ -32,7 +32,7 @@ from dostore.core.scheme import Scheme
 from dostore.core.window import Window
 from dostore.errors import BadShard, DostoreError, NodeUnavailable, ShardMissing
 from dostore.ports import IShardNode, IShardReader, IShardWriter
-from dostore.threads import IWorkers, Together
+from dostore.threads import IWorkers
 
 T = TypeVar("T")
 
@@ -47,6 +47,7 @@ class DriveNode(DriveAccess):
     :param on_trouble: told when an error shows that the drive is worse than its state says.
     :param now: the time of day in seconds since the epoch, for the age of temporary shards.
     :ivar arrivals: how often the drive was scanned.
+    :ivar commits: shards on their way into ``objects/``.
     :ivar writing: the tokens of temporary shards whose writers are at work, however slowly.
     """
 
@@ -70,7 +71,7 @@ class DriveNode(DriveAccess):
         # Changed by the drive's threads too; a deque may be.
         self._leftovers: deque[TempShard] = deque()
         self._damaged: set[ShardName] = set()
-        self._commits = Commits(self)
+        self.commits = Commits(self)
         self.packed = PackedShards(self)
         self.temps = TempShards(self, now, clock)
 
@@ -82,11 +83,11 @@ class DriveNode(DriveAccess):
         self.arrivals += 1
         # They were found again by the scan, and will be judged again.
         self._damaged.clear()
-        self.state, self.reason, self.full = DriveState.LIVE, "", False
+        self.become(DriveState.LIVE, "")
 
     def recover(self) -> None:
         """The drive takes writes again; what could not be dropped meanwhile is dropped now."""
-        self.state, self.reason, self.full = DriveState.LIVE, "", False
+        self.become(DriveState.LIVE, "")
         for _ in range(len(self._leftovers)):
             dropped = self.workers.submit(self.drop, self._leftovers.popleft())
             dropped.add_done_callback(self.log_failure)
@@ -123,23 +124,23 @@ class DriveNode(DriveAccess):
 
     def stop(self) -> None:
         """The drive is not used any more."""
-        self.state, self.reason = DriveState.AWAY, "stopped"
+        self.become(DriveState.AWAY, "stopped", full=self.full)
         self.give_up()
 
     @property
     def calls(self) -> int:
         """See DriveAccess."""
-        return super().calls + len(self._commits)
+        return super().calls + len(self.commits)
 
     @property
     def ended(self) -> int:
         """See DriveAccess."""
-        return super().ended + self._commits.ended
+        return super().ended + self.commits.ended
 
     def give_up(self) -> None:
         """See DriveAccess."""
         super().give_up()
-        self._commits.give_up(NodeUnavailable(f"{self.address} went away: {self.reason}."))
+        self.commits.give_up(NodeUnavailable(f"{self.address} went away: {self.reason}."))
 
     def trouble(self) -> None:
         """The drive may be worse than its state says."""
@@ -157,24 +158,6 @@ class DriveNode(DriveAccess):
         self.require(DriveState.LIVE)
         await self.commit(content, index, blocks, None)
 
-    @property
-    def committing(self) -> bool:
-        """Whether it is at work on shards, so that others have to wait."""
-        return self._commits.running
-
-    def begin_put(self, commit: Commit) -> None:
-        """Take a whole small shard; :meth:`start_puts` must follow, unless others are committed.
-
-        :raises NodeUnavailable: the drive takes none.
-        """
-        if self.state is not DriveState.LIVE:
-            self.require(DriveState.LIVE)
-        self._commits.add(commit)
-
-    def start_puts(self, together: Together) -> None:
-        """Begin to commit what was taken; ``together`` tells how that ended."""
-        self._commits.start(together)
-
     async def commit(
         self, content: Content, index: int, blocks: Sequence[Block], temp: TempShard | None
     ) -> None:
@@ -184,7 +167,7 @@ class DriveNode(DriveAccess):
         :param temp: where it was written; finished, maybe settled.
         """
         self.require(DriveState.LIVE, DriveState.READ_ONLY)
-        await self._commits.run(Commit(content, index, blocks, temp, None))
+        await self.commits.run(Commit(content, index, blocks, temp, None))
 
     def took(self, name: ShardName) -> None:
         """A shard is in ``objects/``, durably."""
@@ -205,7 +188,8 @@ class DriveNode(DriveAccess):
 
     def took_packed(self, content_hash: ContentHash, index: int) -> None:
         """A shard is in a volume, durably."""
-        if content_hash not in self._index:
+        digest = content_hash.digest
+        if digest not in self._index.pages[digest[0]]:
             return
         name = self._index.get(content_hash, index)
         if name is not None:
@@ -353,8 +337,12 @@ class DriveNode(DriveAccess):
     def held(self, content_hash: ContentHash) -> Collection[int]:
         """What the indexes say of a content, whatever the drive's state."""
         volumes = self.store.volumes
+        digest = content_hash.digest
+        first = digest[0]
         if not (
-            content_hash in self._index or content_hash in volumes or content_hash in self._garbage
+            digest in self._index.pages[first]
+            or digest in self._garbage.pages[first]
+            or volumes.may_have(digest)
         ):
             # So it is with most that is asked for: each content that is put.
             return ()

@@ -28,29 +28,27 @@ class PackIndex:
 
     A page is one bytes object, an entry after the other in no order, and is replaced as a whole.
     So one thread at a time may change the index, and any number may read it meanwhile.
+
+    :ivar pages: those, to be looked into by others, no more.
     """
 
     def __init__(self) -> None:
-        self._pages = [b""] * _PAGES
+        self.pages = [b""] * _PAGES
         self._contents = 0
 
     def __len__(self) -> int:
         """How many contents have a shard here."""
         return self._contents
 
-    def __contains__(self, digest: bytes) -> bool:
-        """Whether there may be a shard of a content here; for all but one in very many there is."""
-        return digest in self._pages[digest[0] << 7 | digest[1] >> 1]
-
     def get(self, digest: bytes, index: int) -> bytes | None:
         """Where a shard is, as PLACE has it; None: not here."""
-        page = self._pages[digest[0] << 7 | digest[1] >> 1]
+        page = self.pages[digest[0] << 7 | digest[1] >> 1]
         at = _find(page, digest + bytes((index,)))
         return None if at < 0 else page[at + KEY_BYTES : at + _ENTRY_BYTES]
 
     def indexes(self, digest: bytes) -> tuple[int, ...]:
         """Which shards of a content are here."""
-        page = self._pages[digest[0] << 7 | digest[1] >> 1]
+        page = self.pages[digest[0] << 7 | digest[1] >> 1]
         at = page.find(digest)
         if at < 0:
             return ()
@@ -64,34 +62,33 @@ class PackIndex:
     def set(self, digest: bytes, index: int, place: bytes) -> bytes | None:
         """Note where a shard is; where it was before, if it was here."""
         number = digest[0] << 7 | digest[1] >> 1
-        page = self._pages[number]
+        page = self.pages[number]
         key = digest + bytes((index,))
-        at = _find(page, digest)
-        if at < 0:
+        if digest not in page or _find(page, digest) < 0:
             self._contents += 1
         elif (at := _find(page, key)) >= 0:
             end = at + _ENTRY_BYTES
-            self._pages[number] = page[: at + KEY_BYTES] + place + page[end:]
+            self.pages[number] = page[: at + KEY_BYTES] + place + page[end:]
             return page[at + KEY_BYTES : end]
-        self._pages[number] = page + key + place
+        self.pages[number] = page + key + place
         return None
 
     def pop(self, digest: bytes, index: int) -> bytes | None:
         """Forget a shard; where it was, if it was here."""
         number = digest[0] << 7 | digest[1] >> 1
-        page = self._pages[number]
+        page = self.pages[number]
         at = _find(page, digest + bytes((index,)))
         if at < 0:
             return None
         end = at + _ENTRY_BYTES
-        left = self._pages[number] = page[:at] + page[end:]
+        left = self.pages[number] = page[:at] + page[end:]
         self._contents -= _find(left, digest) < 0
         return page[at + KEY_BYTES : end]
 
     def page(self, number: int) -> dict[bytes, tuple[int, ...]]:
         """The shards of contents whose hash begins with the byte ``number``."""
         held: dict[bytes, tuple[int, ...]] = {}
-        for page in self._pages[number * _PAGES_A_BYTE : (number + 1) * _PAGES_A_BYTE]:
+        for page in self.pages[number * _PAGES_A_BYTE : (number + 1) * _PAGES_A_BYTE]:
             for at in range(0, len(page), _ENTRY_BYTES):
                 digest, index = page[at : at + HASH_BYTES], page[at + HASH_BYTES]
                 held[digest] = (*held[digest], index) if digest in held else (index,)
@@ -99,7 +96,7 @@ class PackIndex:
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         """The keys and places of all shards; what changes meanwhile may come or not."""
-        for page in self._pages:
+        for page in self.pages:
             for at in range(0, len(page), _ENTRY_BYTES):
                 middle = at + KEY_BYTES
                 yield page[at:middle], page[middle : at + _ENTRY_BYTES]
@@ -110,7 +107,7 @@ class PackIndex:
         for key, place in entries:
             pages[key[0] << 7 | key[1] >> 1].append(key + place)
         for number, new in pages.items():
-            self._pages[number] += b"".join(new)
+            self.pages[number] += b"".join(new)
             self._contents += len({entry[:HASH_BYTES] for entry in new})
 
 

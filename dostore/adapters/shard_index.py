@@ -28,24 +28,21 @@ class ShardIndex:
     A million shards take 195 MB: an entry is one bytes object, the shard's index and hash,
     and contents are spread over 256 dicts by their first byte so that a page is listed without a
     sort of everything.
+
+    :ivar pages: those dicts, to be looked into by others, no more.
     """
 
     def __init__(self) -> None:
-        self._pages: list[dict[bytes, bytes]] = [{} for _ in range(256)]
+        self.pages: list[dict[bytes, bytes]] = [{} for _ in range(256)]
 
     def __len__(self) -> int:
         """How many contents have a shard here."""
-        return sum(len(page) for page in self._pages)
-
-    def __contains__(self, content_hash: ContentHash) -> bool:
-        """Whether any shard of a content is here."""
-        digest = content_hash.digest
-        return digest in self._pages[digest[0]]
+        return sum(len(page) for page in self.pages)
 
     def add(self, name: ShardName) -> ShardName | None:
         """Note a shard; the name that it had before, when that was another."""
         digest = name.content_hash.digest
-        page = self._pages[digest[0]]
+        page = self.pages[digest[0]]
         mine = b"%c%b" % (name.index, name.shard_hash)
         entry = page.get(digest)
         if entry is None:
@@ -83,7 +80,7 @@ class ShardIndex:
 
     def remove(self, content_hash: ContentHash, index: int) -> None:
         """Forget a shard; it need not be there."""
-        page = self._pages[content_hash.digest[0]]
+        page = self.pages[content_hash.digest[0]]
         rest = self._without(page.get(content_hash.digest, b""), index)
         if rest:
             page[content_hash.digest] = rest
@@ -92,7 +89,7 @@ class ShardIndex:
 
     def get(self, content_hash: ContentHash, index: int) -> ShardName | None:
         """The name of a shard's file, or None."""
-        entry = self._pages[content_hash.digest[0]].get(content_hash.digest, b"")
+        entry = self.pages[content_hash.digest[0]].get(content_hash.digest, b"")
         for at in range(0, len(entry), _ENTRY_BYTES):
             if entry[at] == index:
                 return ShardName(content_hash, index, entry[at + 1 : at + _ENTRY_BYTES])
@@ -101,13 +98,13 @@ class ShardIndex:
     def indexes(self, content_hash: ContentHash) -> tuple[int, ...]:
         """Which shards of a content are here."""
         digest = content_hash.digest
-        entry = self._pages[digest[0]].get(digest)
+        entry = self.pages[digest[0]].get(digest)
         return () if entry is None else tuple(entry[::_ENTRY_BYTES])
 
     def names(self, content_hash: ContentHash) -> Sequence[ShardName]:
         """Those of a content's shards that are here."""
         digest = content_hash.digest
-        entry = self._pages[digest[0]].get(digest)
+        entry = self.pages[digest[0]].get(digest)
         if entry is None:
             return ()
         if len(entry) == _ENTRY_BYTES:
@@ -121,7 +118,7 @@ class ShardIndex:
         """The shards of contents whose hash begins with the byte ``number``."""
         return {
             ContentHash(digest): tuple(entry[::_ENTRY_BYTES])
-            for digest, entry in self._pages[number].items()
+            for digest, entry in self.pages[number].items()
         }
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
@@ -81,13 +81,30 @@ class VolumeState:
         self, digest: bytes, index: int, volume: int, offset: int, length: int, time_ms: int
     ) -> None:
         """A shard was written."""
-        place = PLACE.pack(volume, offset // UNIT, length, time_ms)
-        self.held[volume] = self.held.get(volume, 0) + VOLUME.record_size(length)
-        before = self.live.set(digest, index, place)
-        if before is not None:
+        self.put_all(volume, time_ms, [(digest, index, offset, length)])
+
+    def put_all(
+        self, volume: int, time_ms: int, shards: Sequence[tuple[bytes, int, int, int]]
+    ) -> None:
+        """Shards were written.
+
+        :param shards: of each the content's hash, its index, where its record begins, and bytes of
+            the body.
+        """
+        held = self.held.get(volume, 0)
+        put, record_size = self.live.set, VOLUME.record_size
+        replaced: list[bytes] = []
+        for digest, index, offset, length in shards:
+            held += record_size(length)
+            before = put(digest, index, PLACE.pack(volume, offset // UNIT, length, time_ms))
+            if before is not None:
+                replaced.append(before)
+        self.held[volume] = held
+        for before in replaced:
             self._let_go(before)
         if len(self.removed):
-            self._let_go(self.removed.pop(digest, index))
+            for digest, index, _, _ in shards:
+                self._let_go(self.removed.pop(digest, index))
 
     def remove(self, digest: bytes, index: int, time_ms: int) -> None:
         """One that is there is removed."""

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 
 from twisted.logger import Logger
 
-from dostore.adapters.append_log import FULL, AppendLog
+from dostore.adapters.append_log import FULL, AppendLog, Encode, Records
 from dostore.adapters.files import Files
 from dostore.adapters.volume_files import HintFiles, VolumeFiles
 from dostore.adapters.volume_start import read_all
 from dostore.adapters.volume_state import Place, VolumeState
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
-from dostore.core.packed import is_packed_block, record_of, shard_of
+from dostore.core.packed import PlainShards, is_packed_block, record_of, shard_of
 from dostore.core.shardfile import Footer
 from dostore.core.shardlog import HEADER_BYTES, Kind
 from dostore.core.volumelog import (
@@ -134,13 +134,34 @@ class Volumes:
 
     # Writing
 
-    def keep(self, entries: Sequence[Entry]) -> None:
-        """Keep shards: durable on return, and there."""
+    def keep(
+        self,
+        entries: Sequence[Entry],
+        plain: Sequence[tuple[Content, int, bytes | memoryview]] = (),
+    ) -> None:
+        """Keep shards: durable on return, and there.
+
+        :param plain: others; see PlainShards.
+        """
         with self.lock:
-            number, offsets, time_ms = self.append(entries, sync=self._sync, spare=_SPARE_BYTES)
-            put = self.state.put
-            for entry, offset in zip(entries, offsets, strict=True):
-                put(entry.digest, entry.index, number, offset, len(entry.body), time_ms)
+            made = PlainShards(plain, self.time_ms())
+            in_volume = 0
+            if plain:
+                in_volume = self._write(made.encode, sync=self._sync and not entries)
+                self._hint(made.hints)
+            if entries:
+                number, offsets, time_ms = self.append(entries, sync=self._sync, spare=_SPARE_BYTES)
+                for entry, offset in zip(entries, offsets, strict=True):
+                    place = entry.digest, entry.index, number, offset, len(entry.body), time_ms
+                    self.state.put(*place)
+            self.state.put_all(
+                in_volume,
+                made.time_ms,
+                [
+                    (content.hash.digest, index, offset, len(block))
+                    for (content, index, block), offset in zip(plain, made.offsets, strict=True)
+                ],
+            )
 
     def append(
         self, entries: Sequence[Entry], *, sync: bool, spare: int = 0
@@ -149,34 +170,45 @@ class Volumes:
 
         After an error none of them counts. The index is the caller's to change.
         """
+        time_ms = self.time_ms()
+        records = Records(VOLUME, entries, time_ms)
+        number = self._write(records.encode, sync=sync, spare=spare)
+        self._hint(
+            [
+                HINT.pack(
+                    entry.digest,
+                    entry.index,
+                    entry.kind | CARRIED if entry.carried else entry.kind,
+                    offset // UNIT,
+                    len(entry.body) if entry.kind in BODIES else entry.size,
+                    time_ms if entry.time_ms is None else entry.time_ms,
+                )
+                for entry, offset in zip(entries, records.offsets, strict=True)
+            ]
+        )
+        return number, records.offsets, time_ms
+
+    def _write(self, encode: Encode, *, sync: bool, spare: int = _SPARE_BYTES) -> int:
+        """Append records, with the lock held; in which volume. After an error none counts."""
         log = self.log
         if log.is_open and log.end >= VOLUME_BYTES:
             self._end_volume()
-        time_ms = self.time_ms()
         try:
-            offsets = log.append(entries, time_ms, sync=sync, spare=spare)
+            log.write(encode, sync=sync, spare=spare)
         except OSError:
             self._note_closed()
             raise
         number = log.numbers[-1]
         if number not in self._opened.seeds:
             self._opened.seeds[number] = log.seed
-        for entry, offset in zip(entries, offsets, strict=True):
-            kind = entry.kind
-            self._waiting.append(
-                HINT.pack(
-                    entry.digest,
-                    entry.index,
-                    kind | CARRIED if entry.carried else kind,
-                    offset // UNIT,
-                    len(entry.body) if kind in BODIES else entry.size,
-                    time_ms if entry.time_ms is None else entry.time_ms,
-                )
-            )
+        return number
+
+    def _hint(self, hints: Sequence[bytes]) -> None:
+        """Have the hint tell of records that were appended, in time."""
+        self._waiting += hints
         if len(self._waiting) >= _HINTED:
             self._sync_log()
             self._add_hints()
-        return number, offsets, time_ms
 
     def next_number(self) -> int:
         """Of the volume that the next records go to; with the lock held."""
@@ -235,10 +267,12 @@ class Volumes:
 
     # Finding and reading
 
-    def __contains__(self, content_hash: ContentHash) -> bool:
-        """Whether there may be a shard of a content, or one that can be given back."""
-        state, digest = self.state, content_hash.digest
-        return digest in state.live or digest in state.removed
+    def may_have(self, digest: bytes) -> bool:
+        """Whether there may be a shard of a content, or one that can be given back; only by chance
+        there is not.
+        """
+        number, state = digest[0] << 7 | digest[1] >> 1, self.state
+        return digest in state.live.pages[number] or digest in state.removed.pages[number]
 
     def find(self, content_hash: ContentHash, index: int) -> Place | None:
         """Where a shard is that is there."""

@@ -25,12 +25,15 @@ from dostore.core.shardfile import (
     footer_size,
     parse_footer,
 )
-from dostore.core.shardlog import Kind
+from dostore.core.shardlog import ALIGNMENT, Kind, padding
 from dostore.core.volumelog import (
     BODIES,
     HEAD_BYTES,
+    HINT,
+    UNIT,
     Entry,
     VolumeRecord,
+    encode_head,
     is_head_of,
     parse_head,
 )
@@ -57,6 +60,71 @@ def entry_of_blocks(
     if len(blocks) != scheme.stripe_count(size) or len(block) != scheme.shard_size(size):
         raise ValueError(f"{len(block)} bytes are no shard of {size} bytes")
     return _entry_of_block(content, index, block, check_of(block), PLAIN)
+
+
+def is_plain(content: Content, blocks: Sequence[Block]) -> bool:
+    """Whether these are a shard of a content, of one block; see PlainShards."""
+    scheme, size = content.scheme, content.size
+    return (
+        len(blocks) == 1
+        and 0 < size <= scheme.stripe_size
+        and len(blocks[0]) == -(-size // scheme.k)
+    )
+
+
+class PlainShards:
+    """Records of shards of one block each, which is not compressed: nearly all that there are.
+
+    Made in one go, this takes a fraction of the time that an Entry for each would.
+
+    :param shards: the content, index and block of each; see :func:`is_plain`.
+    :ivar time_ms: of all of them.
+    :ivar offsets: where each record begins, once they are encoded.
+    :ivar hints: what a hint tells of them.
+    """
+
+    def __init__(self, shards: Sequence[tuple[Content, int, Block]], time_ms: int) -> None:
+        self.shards = shards
+        self.offsets: list[int] = []
+        self.hints: list[bytes] = []
+        self.time_ms = time_ms
+
+    def encode(self, seed: int, offset: int, synced: int) -> tuple[list[Block], int]:
+        """The bytes of all, beginning at ``offset``, and where they end; see AppendLog.write."""
+        time_ms = self.time_ms
+        pieces: list[Block] = []
+        for content, index, block in self.shards:
+            scheme, digest, length = content.scheme, content.hash.digest, len(block)
+            self.offsets.append(offset)
+            pieces.append(
+                encode_head(
+                    seed,
+                    offset,
+                    Kind.PACKED,
+                    index,
+                    scheme.k,
+                    scheme.m,
+                    length,
+                    scheme.block_size,
+                    content.size,
+                    MAJOR,
+                    MINOR,
+                    PLAIN,
+                    False,
+                    synced,
+                    time_ms,
+                    digest,
+                    check_of(block),
+                )
+            )
+            pieces.append(block)
+            if length % ALIGNMENT:
+                pieces.append(padding(length))
+            self.hints.append(
+                HINT.pack(digest, index, Kind.PACKED, offset // UNIT, length, time_ms)
+            )
+            offset += HEAD_BYTES + length + -length % ALIGNMENT
+        return pieces, offset
 
 
 def entry_of_file(data: bytes) -> Entry:

@@ -52,6 +52,9 @@ def homes(
     :returns: addresses by shard index.
     """
     ranked = rank(content_hash, nodes)
+    if len(usable) == len(ranked):
+        # The most usual case by far.
+        return dict(enumerate(ranked[:shards]))
     spares = iter([address for address in ranked[shards:] if address in usable])
     placed: dict[int, str] = {}
     for index, address in enumerate(ranked[:shards]):

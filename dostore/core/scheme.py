@@ -19,6 +19,10 @@ class Scheme:
 
     A stripe is k blocks of consecutive content. The last stripe of L bytes is cut in k pieces of
     ceil(L / k) bytes, the last padded with zeros, so its blocks may be shorter.
+
+    :ivar shards: k + m.
+    :ivar stripe_size: bytes of content in a full stripe.
+    :ivar write_quorum: how many shards a write needs: k + 1, or all where there is no parity.
     """
 
     k: int = field(default=4, validator=[validators.ge(1), validators.le(MAX_SHARDS)])
@@ -28,24 +32,26 @@ class Scheme:
         validator=[validators.ge(MIN_BLOCK_BYTES), validators.le(MAX_BLOCK_BYTES)],
     )
 
-    def __attrs_post_init__(self) -> None:
-        if self.k + self.m > MAX_SHARDS:
-            raise ValueError(f"k + m is at most {MAX_SHARDS}")
+    # Each is asked for many times a request.
+    shards: int = field(init=False, eq=False, repr=False)
+    stripe_size: int = field(init=False, eq=False, repr=False)
+    write_quorum: int = field(init=False, eq=False, repr=False)
 
-    @property
-    def shards(self) -> int:
-        """k + m."""
+    @shards.default
+    def _shards(self) -> int:
         return self.k + self.m
 
-    @property
-    def stripe_size(self) -> int:
-        """Bytes of content in a full stripe."""
+    @stripe_size.default
+    def _stripe_size(self) -> int:
         return self.k * self.block_size
 
-    @property
-    def write_quorum(self) -> int:
-        """How many shards a write needs: k + 1, or all where there is no parity."""
+    @write_quorum.default
+    def _write_quorum(self) -> int:
         return min(self.k + 1, self.shards)
+
+    def __attrs_post_init__(self) -> None:
+        if self.shards > MAX_SHARDS:
+            raise ValueError(f"k + m is at most {MAX_SHARDS}")
 
     def stripe_count(self, size: int) -> int:
         """How many stripes a content of ``size`` bytes has; an empty one has none."""

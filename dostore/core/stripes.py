@@ -83,7 +83,9 @@ class StripeCoder:
             return rows * (1 + m)
         padded = _padded(row)
         if padded == row and len(stripe) == k * row:
-            plain = bytes(stripe)
+            # All of a small content is what came: no copy is made of it.
+            whole = stripe.obj
+            plain = whole if type(whole) is bytes and len(whole) == k * row else bytes(stripe)
         else:
             plain = b"".join(bytes(piece).ljust(padded, b"\0") for piece in rows)
         fragments = _driver(k, m).encode(plain)

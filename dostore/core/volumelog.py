@@ -39,6 +39,15 @@ _KINDS = {int(kind): kind for kind in Kind}
 _NO_CHECK = xxh3_128_digest(b"")
 
 
+def encode_head(seed: int, offset: int, *fields: object) -> bytes:
+    """A head that begins at ``offset``.
+
+    :param fields: from the kind to the check of the body, as ``docs/volumes.rst`` lists them.
+    """
+    head = _HEAD.pack(_MAGIC, *fields)
+    return head + _CHECK.pack(xxh3_64_intdigest(head, (seed + offset) & _U64))
+
+
 @define(slots=True)
 class Entry:
     """A record that is to be written.
@@ -66,8 +75,9 @@ class Entry:
 
     def head(self, seed: int, offset: int, synced: int, time_ms: int) -> bytes:
         """The head of the record, when it begins at ``offset``."""
-        head = _HEAD.pack(
-            _MAGIC,
+        return encode_head(
+            seed,
+            offset,
             self.kind,
             self.index,
             self.k,
@@ -84,7 +94,6 @@ class Entry:
             self.digest,
             self.check,
         )
-        return head + _CHECK.pack(xxh3_64_intdigest(head, (seed + offset) & _U64))
 
 
 def change(

@@ -384,7 +384,7 @@ class DrivePutsTests(SyncTestCase):
         members = self.drives.members()
         self.assertIs(self.drives.members(), members)
         changes: list[Callable[[], object]] = [
-            partial(setattr, self.drives.drives[0], "free_bytes", 1),
+            partial(self.drives.drives[0].measured, 1),
             self.drives.drives[1].node.stop,
         ]
         for change in changes:

@@ -9,12 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dostore.core.model import Content
-from dostore.core.packed import entry_of_blocks, entry_of_file, is_packed_block, record_of, shard_of
+from dostore.core.packed import (
+    PlainShards,
+    entry_of_blocks,
+    entry_of_file,
+    is_packed_block,
+    is_plain,
+    record_of,
+    shard_of,
+)
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import Footer, ShardFileBuilder, check_of
 from dostore.core.shardlog import Kind
 from dostore.core.stripes import Block
-from dostore.core.volumelog import HEAD_BYTES, Entry, VolumeRecord
+from dostore.core.volumelog import HEAD_BYTES, VOLUME, Entry, VolumeRecord, hint_of, parse_head
 from dostore.errors import BadShard, NewerFormat
 from tests.support.cases import SyncTestCase
 from tests.support.properties import prove
@@ -154,6 +162,40 @@ class PackedTests(SyncTestCase):
         self.assertFalse(
             is_packed_block(SEED, OFFSET, head, deflated.content, 1, deflated.shards[1][0])
         )
+
+    def test_made_in_one_go(self) -> None:
+        """Plain shards that are made together are the records that each would be by itself, with
+        the same hints."""
+        samples = [sample(size, size) for size in (SCHEME.stripe_size, 4000, 4001, 1)]
+        shards = [
+            (each.content, index, each.shards[index][0]) for each in samples for index in (0, 3, 5)
+        ]
+        made = PlainShards(shards, 1000)
+        pieces, end = made.encode(SEED, OFFSET, 3000)
+        data, expected, at = b"".join(pieces), b"", OFFSET
+        for (content, index, block), offset, hint in zip(
+            shards, made.offsets, made.hints, strict=True
+        ):
+            self.assertEqual(offset, at)
+            entry = entry_of_blocks(content, index, [block])
+            expected += (entry.head(SEED, at, 3000, 1000) + bytes(block)).ljust(
+                VOLUME.record_size(len(block)), b"\0"
+            )
+            record = parse_head(SEED, at, data[at - OFFSET :][:HEAD_BYTES])
+            assert record is not None
+            self.assertEqual(hint_of(record), hint)
+            at = OFFSET + len(expected)
+        self.assertEqual((data, end), (expected, at))
+
+    def test_what_is_plain(self) -> None:
+        """One block, of a content of one stripe, and as long as it must be."""
+        what, large = sample(4000), sample(SCHEME.stripe_size + 1)
+        self.assertTrue(is_plain(what.content, what.shards[0]))
+        self.assertFalse(is_plain(what.content, [what.shards[0][0][:-1]]))
+        self.assertFalse(is_plain(what.content, []))
+        self.assertFalse(is_plain(large.content, large.shards[0]))
+        self.assertFalse(is_plain(large.content, large.shards[0][:1]))
+        self.assertFalse(is_plain(sample(0).content, [b""]))
 
     def test_not_a_shard(self) -> None:
         """A change is no shard."""
