@@ -65,7 +65,7 @@ class ShardIndex:
         :returns: those of contents that have a shard elsewhere, or here already; they are not
             noted.
         """
-        pages, rest = self._pages, []
+        pages, rest = self.pages, []
         text = "\0".join(["", *file_names, ""]).replace("%2F", "/")
         for content, index, shard in _FILE_NAME.findall(text):
             if (number := _INDEXES.get(index)) is None:

@@ -147,21 +147,23 @@ class Volumes:
             made = PlainShards(plain, self.time_ms())
             in_volume = 0
             if plain:
-                in_volume = self._write(made.encode, sync=self._sync and not entries)
+                sync = self._sync and not entries
+                in_volume = self._write(made.encode, sync=sync, spare=_SPARE_BYTES)
                 self._hint(made.hints)
             if entries:
                 number, offsets, time_ms = self.append(entries, sync=self._sync, spare=_SPARE_BYTES)
                 for entry, offset in zip(entries, offsets, strict=True):
                     place = entry.digest, entry.index, number, offset, len(entry.body), time_ms
                     self.state.put(*place)
-            self.state.put_all(
-                in_volume,
-                made.time_ms,
-                [
-                    (content.hash.digest, index, offset, len(block))
-                    for (content, index, block), offset in zip(plain, made.offsets, strict=True)
-                ],
-            )
+            if plain:
+                self.state.put_all(
+                    in_volume,
+                    made.time_ms,
+                    [
+                        (content.hash.digest, index, offset, len(block))
+                        for (content, index, block), offset in zip(plain, made.offsets, strict=True)
+                    ],
+                )
 
     def append(
         self, entries: Sequence[Entry], *, sync: bool, spare: int = 0
@@ -188,7 +190,7 @@ class Volumes:
         )
         return number, records.offsets, time_ms
 
-    def _write(self, encode: Encode, *, sync: bool, spare: int = _SPARE_BYTES) -> int:
+    def _write(self, encode: Encode, *, sync: bool, spare: int) -> int:
         """Append records, with the lock held; in which volume. After an error none counts."""
         log = self.log
         if log.is_open and log.end >= VOLUME_BYTES:
