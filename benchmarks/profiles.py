@@ -23,7 +23,7 @@ from benchmarks.child import ChildFailed
 from benchmarks.measured import Figures
 from benchmarks.report import columns
 from benchmarks.rows import Row
-from benchmarks.stores import Served
+from benchmarks.stores import Clustered, Served
 from benchmarks.workloads import Starting, Workload
 
 PROFILERS = ("cprofile", "py-spy")
@@ -55,7 +55,7 @@ def run(bench: Bench, rows: Sequence[Row], folder: Path, profiler: str) -> None:
     """Profile the servers during each row, and print a summary; the whole is in the folder."""
     folder = folder.absolute()
     for row in rows:
-        if isinstance(row.work, Starting) or row.lost or row.prepared:
+        if isinstance(row.work, Starting) or row.lost:
             print(f"{row.key}: is not profiled")
             continue
         there = folder / row.key
@@ -65,7 +65,7 @@ def run(bench: Bench, rows: Sequence[Row], folder: Path, profiler: str) -> None:
         try:
             figures = _run(bench, served, row, there, profiler)
         finally:
-            served.close()
+            _end(served, row)
         print(f"\n{row.key}: {row.title}: {figures.cpu_us:,.0f} us of processor time a request")
         for path in sorted(there.iterdir()):
             text = _calls(path, figures.count) if profiler == "cprofile" else _samples(path)
@@ -73,11 +73,25 @@ def run(bench: Bench, rows: Sequence[Row], folder: Path, profiler: str) -> None:
             path.with_suffix(".txt").write_text(text)
 
 
+def _end(served: Served, row: Row) -> None:
+    """Stop a store, and remove it unless it was prepared for many rows."""
+    if not row.prepared:
+        served.close()
+        return
+    if served.running:
+        served.stop()
+    if isinstance(served, Clustered):
+        served.services.close()
+
+
 def _run(bench: Bench, served: Served, row: Row, folder: Path, profiler: str) -> Figures:
     """Put there what is read, start again under the profiler, and run."""
-    assert isinstance(row.work, Workload), "the others are not profiled"
-    work = evolve(row.work, count=0)
-    served.start()
+    assert not isinstance(row.work, Starting), "starts are not profiled"
+    work = evolve(row.work, count=0) if isinstance(row.work, Workload) else row.work
+    if row.prepared:
+        served.resume()
+    else:
+        served.start()
     work.prepare(served, bench.client)
     work.measure(served, bench.client, bench.scale.warm_seconds)
     if profiler == "cprofile":

@@ -14,6 +14,10 @@ from dostore.ports import IMetadataStore
 #: Rows asked of the metadata store at a time; what a listing holds in memory.
 PAGE_ROWS = 1000
 
+#: Rows asked for where the last ones were all rolled up to one prefix: it may stand for millions
+#: of names, of which those that are read are read in vain.
+_FEW_ROWS = 8
+
 
 @frozen(slots=True)
 class CommonPrefix:
@@ -47,8 +51,9 @@ async def list_objects(
         # The page before ended with a common prefix, or within one: all of it was told.
         start = successor(told)
     left = limit
+    most = min(_FEW_ROWS, PAGE_ROWS) if delimiter else PAGE_ROWS
     while start is not None and left != 0:
-        rows = PAGE_ROWS if left is None else min(PAGE_ROWS, left)
+        rows = most if left is None else min(most, left)
         versions = await metadata.current(prefix, start, rows)
         page: list[Version | CommonPrefix] = []
         common: str | None = None
@@ -61,6 +66,8 @@ async def list_objects(
         if len(versions) == rows:
             # However many more names the last prefix stands for, they are stepped over, not read.
             start = _after(versions[-1].name) if common is None else successor(common)
+        if delimiter:
+            most = min(PAGE_ROWS, max(_FEW_ROWS, 4 * len(page)))
         if page:
             if left is not None:
                 left -= len(page)

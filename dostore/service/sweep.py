@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from operator import attrgetter
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -19,6 +20,9 @@ _log = Logger()
 
 #: Hashes asked of the metadata store at a time.
 _BATCH = 500
+
+#: Hashes themselves are compared by tuples that are made for it: forty times as slow.
+_digest = attrgetter("digest")
 
 
 class OrphanSweep:
@@ -63,7 +67,7 @@ class OrphanSweep:
             for outcome in await gather([m.node.inventory(page) for m in members]):
                 if outcome.ok:
                     hashes.update(outcome.value)
-            ordered = sorted(hashes)
+            ordered = sorted(hashes, key=_digest)
             for at in range(0, len(ordered), _BATCH):
                 removed += await self._sweep(ordered[at : at + _BATCH], members)
             await deferLater(self._clock, 0)

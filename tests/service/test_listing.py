@@ -181,6 +181,20 @@ class ModelTests(AsyncTestCase):
         got = collected(listing.history(store, "name", after=after, limit=limit))  # type: ignore[arg-type]
         self.assertEqual([v.number for v in got], list(range(after + 1, count + 1))[:limit])
 
+    def test_large_prefixes(self) -> None:
+        """Of names that are rolled up few are read, however many they are; of others many at a
+        time.
+        """
+        self.patch(listing, "PAGE_ROWS", 200)
+        many = {f"{folder:02}/{each:03}": [True] for folder in range(20) for each in range(100)}
+        store = rows(many)
+        got = collected(listing.list_objects(store, delimiter="/"))  # type: ignore[arg-type]
+        self.assertEqual(got, [CommonPrefix(f"{folder:02}/") for folder in range(20)])
+        self.assertLess(sum(store.asked), 200)
+        store = rows({f"{each:04}": [True] for each in range(1000)})
+        self.assertEqual(len(collected(listing.list_objects(store, delimiter="/"))), 1000)  # type: ignore[arg-type]
+        self.assertLess(len(store.asked), 10)
+
     async def test_no_such_object(self) -> None:
         """The history of a name that never was is an error before the first page."""
         with self.assertRaises(NotFound):

@@ -79,7 +79,7 @@ class CommandTests(SyncTestCase):
             env=os.environ | {"TMPDIR": str(folder)},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=600,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         told = json.loads(report.read_text())

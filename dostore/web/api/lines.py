@@ -18,25 +18,23 @@ CONTENT_TYPE = (b"Content-Type", b"application/x-ndjson")
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
+#: A string as JSON, by C code where there is any.
+_text = json.encoder.encode_basestring
+
 
 def line(entry: Version | CommonPrefix) -> bytes:
     """One entry of a listing, with its line end."""
-    members: dict[str, object]
+    # What json would make of a dict, member by member: that takes three times as long.
     if isinstance(entry, CommonPrefix):
-        members = {"Prefix": entry.prefix}
-    else:
-        members = {
-            "Name": entry.name,
-            "Version": entry.number,
-            "Size": entry.size,
-            "Hash": str(entry.content.hash) if entry.content else "",
-            "Created": entry.created,
-            "ContentType": entry.content_type,
-            "Meta": dict(entry.meta),
-        }
-        if entry.deleted:
-            members["Deleted"] = True
-    return _encode(members).encode("utf-8") + b"\n"
+        return f'{{"Prefix":{_text(entry.prefix)}}}\n'.encode()
+    content_hash = entry.content.hash if entry.content else ""
+    meta = _encode(dict(entry.meta)) if entry.meta else "{}"
+    deleted = ',"Deleted":true' if entry.deleted else ""
+    return (
+        f'{{"Name":{_text(entry.name)},"Version":{entry.number},"Size":{entry.size},'
+        f'"Hash":"{content_hash}","Created":{_text(entry.created)},'
+        f'"ContentType":{_text(entry.content_type)},"Meta":{meta}{deleted}}}\n'
+    ).encode()
 
 
 async def stream(request: Request, pages: AsyncIterator[Sequence[Any]], workers: IWorkers) -> None:
