@@ -368,6 +368,14 @@ class ICluster(Interface):
             it is unless nodes came or went.
         """
 
+    async def look_again(content_hash: ContentHash) -> bool:
+        """Ask nodes that count as away, and should have some of a content, whether they are there:
+        for who would else have to say that it is out of reach. Soon after it was in vain, for
+        whomever, nobody is asked.
+
+        :returns: whether some answered; they are live for a while, but take no writes.
+        """
+
     async def put(
         content: Content,
         placed: Mapping[int, str],

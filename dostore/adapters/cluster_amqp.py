@@ -12,6 +12,8 @@ from dostore.adapters.bus import Complaints, Delivery, IBus
 from dostore.adapters.locate_amqp import Locator, Places
 from dostore.adapters.membership import Membership
 from dostore.adapters.remote_nodes import FETCHED_BYTES, IRemoteNode, get_all, put_all
+from dostore.adapters.second_look import SecondLook
+from dostore.background import Background
 from dostore.core.messages import (
     API_SERVERS,
     ASK,
@@ -56,6 +58,8 @@ class AmqpCluster:
         complaints = Complaints(_log, clock)
         self._joined: list[Callable[[str], None]] = []
         self._membership = Membership(bus, make_node, clock, self._tell)
+        self._background = Background("dostore.cluster")
+        self._second_look = SecondLook(self._membership, 2 * shards, clock, self._background)
         self._locator = Locator(bus, self._membership, shards, clock, complaints)
         bus.subscribe(self._heartbeat, exchange=API_SERVERS, limit=10_000)
         bus.watch(self._broker)
@@ -67,6 +71,7 @@ class AmqpCluster:
 
     async def stop(self) -> None:
         """End what is under way."""
+        await self._background.stop(self._clock, 0.0)
         await self._locator.stop()
 
     # ICluster
@@ -86,6 +91,10 @@ class AmqpCluster:
     async def locate(self, content_hash: ContentHash, everywhere: bool = True) -> Places:
         """See ICluster. Those who ask for the same at the same time are given one answer."""
         return await self._locator.locate(content_hash, everywhere)
+
+    async def look_again(self, content_hash: ContentHash) -> bool:
+        """See ICluster."""
+        return await self._second_look.take(content_hash)
 
     async def put(
         self,

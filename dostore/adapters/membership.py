@@ -37,12 +37,14 @@ class Peer:
 
     :ivar heard_at: when that came, by the clock.
     :ivar suspected_until: it is not live before that.
+    :ivar answers_until: it was asked and answered, so it can be read until then.
     """
 
     node: IRemoteNode
     last: Heartbeat
     heard_at: float
     suspected_until: float = float("-inf")
+    answers_until: float = float("-inf")
 
     @property
     def address(self) -> str:
@@ -97,7 +99,7 @@ class Membership:
             node = self._make_node(heartbeat.address)
             peer = Peer(node, heartbeat, float("-inf"))
             self._peers[heartbeat.address] = peer
-        was_live, was_writable = self._is_live(peer), peer.last.writable
+        was_live, was_writable = self._is_well(peer), peer.last.writable
         reborn = peer.last.life != heartbeat.life
         changed = not was_live or peer.last != heartbeat
         peer.last, peer.heard_at = heartbeat, self._clock.seconds()
@@ -125,6 +127,15 @@ class Membership:
             if self._is_live(peer):
                 _log.info("{address} is suspected to be away", address=address)
             peer.suspected_until = self._clock.seconds() + SUSPECT_S
+            peer.answers_until = float("-inf")
+            self._changed()
+
+    def answered(self, address: str) -> None:
+        """A node that is not heard of answers: it can be read, and takes no writes yet."""
+        peer = self._peers.get(address)
+        if peer is not None:
+            _log.info("{address} answers, and was not heard of", address=address)
+            peer.answers_until = self._clock.seconds() + LIVE_S
             self._changed()
 
     def broker(self, connected: bool) -> None:
@@ -166,6 +177,11 @@ class Membership:
         self._make()
         return self._live_nodes
 
+    def away(self) -> dict[str, Peer]:
+        """Those that are not live, by address."""
+        live = self.live_nodes()
+        return {address: peer for address, peer in self._peers.items() if address not in live}
+
     def zones(self) -> dict[str, str]:
         """The zones of all that are known, by address."""
         self._make()
@@ -188,7 +204,7 @@ class Membership:
                 peer.address,
                 peer.node,
                 peer.address in live,
-                peer.address in live and peer.last.writable,
+                peer.last.writable and self._is_well(peer),
                 peer.last.zone,
                 free_bytes=peer.last.free_bytes,
             )
@@ -202,10 +218,8 @@ class Membership:
             + [peer.heard_at + KNOWN_S for peer in peers],
             default=float("inf"),
         )
-        self._holds_until = min(
-            (peer.suspected_until for peer in peers if peer.suspected_until > now),
-            default=float("inf"),
-        )
+        times = [time for peer in peers for time in (peer.suspected_until, peer.answers_until)]
+        self._holds_until = min((time for time in times if time > now), default=float("inf"))
 
     def _changed(self) -> None:
         self._holds_until = float("-inf")
@@ -213,8 +227,11 @@ class Membership:
     def _is_heard(self, peer: Peer) -> bool:
         return self._bus.heard_at - peer.heard_at < LIVE_S
 
-    def _is_live(self, peer: Peer) -> bool:
+    def _is_well(self, peer: Peer) -> bool:
         return self._is_heard(peer) and peer.suspected_until <= self._clock.seconds()
+
+    def _is_live(self, peer: Peer) -> bool:
+        return self._is_well(peer) or peer.answers_until > self._clock.seconds()
 
     def _forget(self) -> None:
         for address, peer in list(self._peers.items()):

@@ -102,6 +102,9 @@ class ShardSet:
             await self.locate()
             if len(found) < self.content.scheme.k:
                 found, _ = await self._read_k(first, count)
+        if len(found) < self.content.scheme.k and await self._cluster.look_again(self.content.hash):
+            await self.locate()
+            found, _ = await self._read_k(first, count)
         if len(found) < self.content.scheme.k:
             raise self._lost(len(found))
         self.verified.update(found)

@@ -12,6 +12,7 @@ from dostore.adapters.announcer_amqp import HEARTBEAT_S, LEAST_INTERVAL_S, Annou
 from dostore.adapters.cluster_amqp import FETCH_S, AmqpCluster
 from dostore.adapters.locate_amqp import BROKER_ANSWERS_S, DIRECT_S, LOCATE_S, MAX_REMEMBERED
 from dostore.adapters.membership import KNOWN_S, LATE_S, LIVE_S, MAX_NODES, SUSPECT_S
+from dostore.adapters.second_look import ANSWER_S, PAUSE_S
 from dostore.core.messages import (
     API_SERVERS,
     ASK,
@@ -262,6 +263,73 @@ class MembershipTests(ClusterCase):
         self.assertEqual(self.live(), SIX[:3] + SIX[4:])
         self.pass_time(0.5)
         self.assertEqual(self.live(), SIX)
+
+    def silence(self, *addresses: str) -> None:
+        """They go on, but are not heard of any more."""
+        for address in addresses:
+            server = self.servers.pop(address)
+            self.end_now(server.announcer.stop)
+            server.bus.connect(False)
+        # Somebody else is.
+        self.pass_time(LIVE_S)
+
+    def look(self) -> Deferred[bool]:
+        """Begin a second look."""
+        return Deferred.fromCoroutine(self.cluster.look_again(HASH))
+
+    def test_nodes_that_are_not_heard(self) -> None:
+        """Those that answer all the same can be read, and take no writes, until they are heard."""
+        told: list[str] = []
+        self.start(*SIX)
+        self.keep(dict(enumerate(SIX)))
+        self.silence(*SIX[:5])
+        self.assertEqual(self.live(), SIX[5:])
+        self.node(SIX[0]).down = True
+        self.assertTrue(self.successResultOf(self.look()))
+        self.assertEqual(self.live(), SIX[1:])
+        self.assertEqual([m.address for m in self.cluster.members() if m.writable], SIX[5:])
+        self.assertEqual(sorted(self.cluster._membership.away()), SIX[:1])
+        self.assertEqual(len(self.end(self.cluster.locate(HASH, everywhere=False))), 5)
+        self.cluster.suspect(SIX[1])
+        self.assertEqual(self.live(), SIX[2:])
+        self.pass_time(LIVE_S - 0.5)
+        self.assertEqual(self.live(), SIX[2:])
+        self.cluster.watch(told.append)
+        self.start(SIX[2])
+        self.assertEqual([m.address for m in self.cluster.members() if m.writable], SIX[2::3])
+        # Its shards are to be looked at, whatever else was known of it.
+        self.assertEqual(told, [SIX[2]])
+        self.pass_time(0.5)
+        self.assertEqual(self.live(), SIX[2::3])
+
+    def test_one_look_for_all(self) -> None:
+        """Who wants a look meanwhile gets what it finds; after one in vain none is begun for a
+        while; a node that hangs is waited for no longer than a second.
+        """
+        self.start(*SIX)
+        self.silence(*SIX[:5])
+        for address in SIX[:5]:
+            self.node(address).gate = Deferred()
+        gone, first, second = self.look(), self.look(), self.look()
+        gone.cancel()
+        self.failureResultOf(gone, CancelledError)
+        self.pass_time(ANSWER_S - 0.5)
+        self.assertNoResult(first)
+        self.pass_time(0.5)
+        self.assertEqual([self.successResultOf(d) for d in (first, second)], [False, False])
+        self.assertFalse(self.successResultOf(self.look()))
+        self.assertEqual([self.node(address).asked for address in SIX], [1] * 5 + [0])
+        for address in SIX[:5]:
+            self.node(address).gate = None
+        self.pass_time(PAUSE_S)
+        self.assertTrue(self.successResultOf(self.look()))
+        self.assertEqual(self.live(), SIX)
+
+    def test_nobody_is_away(self) -> None:
+        """Then nobody is asked."""
+        self.start(*SIX)
+        self.assertFalse(self.successResultOf(self.look()))
+        self.assertEqual([self.node(address).asked for address in SIX], [0] * 6)
 
     def test_without_a_broker(self) -> None:
         """While the broker is away everybody stays; when it is back they have 10 s to be heard."""
