@@ -24,6 +24,7 @@ LAYERS = (
     "background",
     "loglines",
     "threads",
+    "packets",
     "http",
     "client",
     "service",
@@ -36,6 +37,7 @@ LAYERS = (
 FORBIDDEN = {
     ("service", "streams"),
     ("service", "threads"),
+    ("service", "packets"),
     ("service", "http"),
     ("web", "adapters"),
     # The client is a program of its own.

@@ -19,6 +19,7 @@ from dostore.adapters.volume_state import Place
 from dostore.core.model import Content
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import Scheme
+from dostore.core.shard_places import InFile, InVolume, ShardPlace
 from dostore.core.window import Window
 from dostore.errors import AlreadyHeld, ConfigError, NodeUnavailable
 from dostore.fanout import gather, with_timeout
@@ -174,6 +175,21 @@ class DriveSet:
             if not node.read_now(name, window, buffer, told):
                 return None
         return buffer[window.before : window.before + stop - start]
+
+    def places(self, content: Content) -> list[ShardPlace]:
+        """Where the data shards of a content are, as far as they can be read."""
+        found: dict[int, ShardPlace] = {}
+        for position, drive in enumerate(self.drives):
+            for name in drive.node.names(content.hash):
+                if name.index >= content.scheme.k:
+                    continue
+                if isinstance(name, ShardName):
+                    found[name.index] = InFile(position, name.index, name.shard_hash)
+                elif (seed := drive.store.volumes.seed_of(name.volume)) is not None:
+                    found[name.index] = InVolume(
+                        position, name.index, name.volume, seed, name.offset, name.length
+                    )
+        return list(found.values())
 
     async def fetch(self, content: Content) -> bytes | None:
         """See ICluster: nothing is on another machine."""

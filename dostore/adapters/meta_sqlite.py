@@ -139,6 +139,8 @@ class SqliteMetadata:
         self._late: IDelayedCall | None = None
         self._after: list[Callable[[], None]] = []
         self._after_timer: IDelayedCall | None = None
+        self._watching: Callable[[Sequence[str]], Callable[[], None]] | None = None
+        self._told: Callable[[], None] | None = None
 
     @classmethod
     async def open(
@@ -224,6 +226,12 @@ class SqliteMetadata:
             await self._threads.writing.run(_nothing)
         await self._threads.writing.run(self._writer.close)
         self._threads.stop()
+
+    def watch_writes(self, begin: Callable[[Sequence[str]], Callable[[], None]]) -> None:
+        """Have ``begin(names)`` called before versions of these names are made, and what it returns
+        when they are made, or not, before anybody is told.
+        """
+        self._watching = begin
 
     def after_batch(self, call: Callable[[], None]) -> bool:
         """Have a function called when the versions that are being made are, and their waiters know,
@@ -345,6 +353,8 @@ class SqliteMetadata:
         ]
         if batch:
             self._busy = True
+            if self._watching is not None:
+                self._told = self._watching([addition.draft.name for addition in batch])
             commit = self._threads.writing.run(self._writer.commit, batch)
             done = Deferred.fromCoroutine(commit)
             _ = done.addBoth(self._end_batch, batch)
@@ -378,6 +388,9 @@ class SqliteMetadata:
         for outcome in each:
             if isinstance(outcome, Version):
                 self._latest.wrote(outcome)
+        told, self._told = self._told, None
+        if told is not None:
+            told()
         for addition, outcome in zip(batch, each, strict=False):
             # One that was cancelled is made all the same, and nobody is told.
             if not addition.waiter.called:

@@ -319,6 +319,10 @@ class Volumes:
         data = self._files.pread_cached(file.fd, size, place.offset, self._buffer)
         return None if data is None else _shard(file.seed, place, data)
 
+    def seed_of(self, number: int) -> int | None:
+        """What tells the records of a volume from those of others; None: it is not there."""
+        return self._opened.seeds.get(number)
+
     def read_now(self, place: Place, content: Content, block: memoryview) -> bool:
         """Read a shard of one plain block to a buffer, verified, on the reactor's thread.
 

@@ -75,6 +75,13 @@ _PARAMETERS = (
         " allows when each of them reads an object, at most 4096.",
     ),
     (
+        "workers",
+        None,
+        "How many processes serve; about as many as there are cores are of use. On one machine all"
+        " but the first answer only GETs of what is in the system's memory; in a cluster each is a"
+        " whole API server. Default: 1",
+    ),
+    (
         "secret-file",
         None,
         "A file with the cluster's secret, which data servers want requests to be signed with."

@@ -24,7 +24,6 @@ from dostore.http.pool import HttpPool
 from dostore.service.objects import ObjectStore
 from dostore.web.api.site import NativeApi
 from dostore.web.connections import Connections
-from dostore.web.passing import Passing
 
 _log = Logger(namespace="dostore")
 
@@ -41,7 +40,7 @@ class Clustered:
     None of RabbitMQ, Elasticsearch and the data servers need be there when it starts: it serves
     what it can, tells by ``/health/ready`` what is missing, and goes on when that comes.
 
-    :param passing: None in the first process on its port, or the only one; see web.passing.
+    :param worker: another process, the front, looks after the store.
     """
 
     def __init__(
@@ -50,13 +49,13 @@ class Clustered:
         cluster: ClusterConfig,
         threads: Threads,
         reactor: Any,
-        passing: Passing | None = None,
+        worker: bool = False,
     ) -> None:
         self._config = config
         self._settings = cluster
         self._threads = threads
         self._reactor = reactor
-        self._passing = passing
+        self._worker = worker
         self._signer = None if cluster.secret is None else Signer(cluster.secret)
         self._pool = HttpPool(reactor)
         self._link: AmqpLink | None = None
@@ -95,9 +94,8 @@ class Clustered:
             instant_uploads=self._config.instant_uploads,
         )
         link.start()
-        api = self.api = native_api(store, self._config, self._reactor, self._passing)
-        if self._passing is not None:
-            # The first process on this port looks after the store, and warns.
+        api = self.api = native_api(store, self._config, self._reactor)
+        if self._worker:
             return api.connections
         store.start()
         if self._signer is None:

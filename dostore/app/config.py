@@ -52,6 +52,9 @@ _MAX_UPLOAD_TTL_S = 365 * 86400
 #: Larger contents are not kept as copies.
 MAX_COPIES_BELOW = 256 * 1024
 
+#: More processes than this on one port are a typing error.
+MAX_WORKERS = 64
+
 #: More drives than this in one process is a typing error in an ellipsis.
 MAX_DRIVES = 256
 
@@ -102,6 +105,7 @@ class Config:
     :ivar shutdown_grace_s: how long requests under way may go on after SIGTERM.
     :ivar upload_ttl_s: how long a resumable upload that nobody touches is kept.
     :ivar instant_uploads: whether an upload of a content that is stored is complete at once.
+    :ivar workers: how many processes answer on the port.
     :ivar cluster: None: the store is on this machine alone. Else there are no drives, and nothing
         is in the storage root.
     """
@@ -126,6 +130,7 @@ class Config:
     upload_ttl_s: int
     instant_uploads: bool
     cluster: ClusterConfig | None = None
+    workers: int = 1
 
 
 def read_config(
@@ -188,6 +193,7 @@ def read_config(
         ),
         instant_uploads=not settings.flag("no-instant-uploads"),
         cluster=cluster,
+        workers=settings.read("workers", "1", whole_number(1, MAX_WORKERS)),
     )
 
 

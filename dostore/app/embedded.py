@@ -16,6 +16,7 @@ from dostore.adapters.drives import DriveSet
 from dostore.adapters.files import Files
 from dostore.adapters.meta_sqlite import LogPlace, SqliteMetadata
 from dostore.app.config import Config
+from dostore.app.desk import Desk
 from dostore.app.native import native_api
 from dostore.app.server import COMPUTE_THREADS, Threads
 from dostore.core.upload_token import derive_key
@@ -55,13 +56,24 @@ def preflight(config: Config, files: Files) -> None:
 
 
 class Embedded:
-    """The parts of a store on one machine (see server.Parts)."""
+    """The parts of a store on one machine (see server.Parts).
 
-    def __init__(self, config: Config, files: Files, threads: Threads, reactor: Any) -> None:
+    :param desk: answers other processes that read.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        files: Files,
+        threads: Threads,
+        reactor: Any,
+        desk: Desk | None = None,
+    ) -> None:
         self._config = config
         self._files = files
         self._threads = threads
         self._reactor = reactor
+        self._desk = desk
         self._root_lock: int | None = None
         self._drives: DriveSet | None = None
         self._metadata: SqliteMetadata | None = None
@@ -106,6 +118,8 @@ class Embedded:
         drives.watch(metadata.drive_joined)
         drives.pace(metadata.after_batch)
         store.start()
+        if self._desk is not None:
+            self._desk.begin(drives, metadata, store)
         if not config.shard_sync:
             _log.warn("Shards are not synced: a power cut loses objects that were acknowledged")
         api = self.api = native_api(store, config, self._reactor)
@@ -154,6 +168,8 @@ class Embedded:
 
     async def stop(self) -> None:
         """See server.Parts."""
+        if self._desk is not None:
+            await self._desk.stop()
         if self._store is not None:
             await self._store.stop()
         if self._metadata is not None:

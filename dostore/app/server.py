@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -12,12 +12,13 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dostore import __version__
 from dostore.errors import DostoreError
+from dostore.fanout import gather
 from dostore.threads import Mailbox, Workers
 from dostore.web.connections import Connections
 
@@ -52,6 +53,19 @@ class Parts(Protocol):
         """What is served here, for the log."""
 
 
+class Others(Protocol):
+    """Other processes that serve on the port of this one."""
+
+    def share(self, connections: Connections) -> IProtocolFactory:
+        """Start them; what gives each process its share of new connections.
+
+        :param connections: those of this process.
+        """
+
+    async def stop(self, grace_s: float) -> None:
+        """End them; requests under way may go on for so long."""
+
+
 class Threads:
     """The worker threads of a process."""
 
@@ -75,6 +89,7 @@ class Server(Service):
     """One process: its parts and the port, started and stopped in order.
 
     :param serving: called as soon as requests are answered.
+    :param others: the other processes that serve on the same port.
     """
 
     def __init__(
@@ -85,6 +100,7 @@ class Server(Service):
         threads: Threads,
         reactor: Any,
         serving: Callable[[], None] = lambda: None,
+        others: Others | None = None,
     ) -> None:
         self.name = name
         self._parts = parts
@@ -92,6 +108,7 @@ class Server(Service):
         self._threads = threads
         self._reactor = reactor
         self._serving = serving
+        self._others = others
         self._connections: Connections | None = None
         self._port: IListeningPort | None = None
 
@@ -112,10 +129,13 @@ class Server(Service):
 
     async def _start(self) -> None:
         began = time.monotonic()
-        self._connections = await self._parts.start()
+        connections = self._connections = await self._parts.start()
+        factory: IProtocolFactory = connections
+        if self._others is not None:
+            factory = self._others.share(connections)
         kind: Any = TCP6ServerEndpoint if ":" in self._listen.host else TCP4ServerEndpoint
         endpoint = kind(self._reactor, self._listen.port, _BACKLOG, self._listen.host)
-        port: IListeningPort = await endpoint.listen(self._connections)
+        port: IListeningPort = await endpoint.listen(factory)
         self._port = port
         where: Any = port.getHost()
         _log.info(
@@ -139,8 +159,19 @@ class Server(Service):
             closing: Deferred[None] | None = self._port.stopListening()
             if closing is not None:
                 await closing
+        grace_s = self._listen.grace_s
+        began = time.monotonic()
+        ending: list[Coroutine[Any, Any, object]] = []
         if self._connections is not None:
-            await self._connections.drain(self._listen.grace_s)
+            ending.append(self._connections.drain(grace_s))
+        if self._others is not None:
+            ending.append(self._others.stop(grace_s))
+        for outcome in await gather(ending):
+            if outcome.error is not None:
+                _log.failure("{name} does not end well", Failure(outcome.error), name=self.name)
+        if self._others is not None and self._connections is not None:
+            # What they gave back at last.
+            await self._connections.drain(max(0.0, grace_s - (time.monotonic() - began)))
         await self._parts.stop()
         self._threads.stop()
         _log.info("{name} is stopped", name=self.name)

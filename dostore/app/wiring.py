@@ -9,8 +9,11 @@ from twisted.application.service import IService
 from dostore.adapters.files import Files
 from dostore.app.clustered import Clustered
 from dostore.app.config import Config
+from dostore.app.desk import Desk
 from dostore.app.embedded import Embedded, preflight
-from dostore.app.server import Listen, Parts, Server, Threads
+from dostore.app.front import Front
+from dostore.app.server import Listen, Server, Threads
+from dostore.app.supervisor import Supervisor
 from dostore.core.stripes import self_test
 from dostore.errors import ConfigError
 
@@ -25,15 +28,31 @@ def build(config: Config, reactor: Any) -> IService:
     self_test(config.scheme)
     _require_access_log(config.access_log)
     threads = Threads(reactor)
-    parts: Parts
+    parts: Clustered | Embedded
+    desk = None
     if config.cluster is not None:
         parts = Clustered(config, config.cluster, threads, reactor)
     else:
         files = Files()
         preflight(config, files)
-        parts = Embedded(config, files, threads, reactor)
+        if config.workers > 1:
+            desk = Desk(reactor)
+        parts = Embedded(config, files, threads, reactor, desk)
     listen = Listen(config.listen_host, config.listen_port, config.shutdown_grace_s)
-    return Server("dostore-api", parts, listen, threads, reactor)
+    others = None if config.workers == 1 else _others(config, parts, desk, reactor)
+    return Server("dostore-api", parts, listen, threads, reactor, others=others)
+
+
+def _others(config: Config, parts: Clustered | Embedded, desk: Desk | None, reactor: Any) -> Front:
+    """The other processes on the port."""
+    if desk is None:
+        supervisor = Supervisor(config, reactor)
+    else:
+        supervisor = Supervisor(
+            config, reactor, descriptor=desk.table.descriptor, receive=desk.receive
+        )
+        desk.workers = lambda: supervisor.workers
+    return Front(supervisor, lambda: None if parts.api is None else parts.api.metrics, reactor)
 
 
 def _require_access_log(path: str | None) -> None:

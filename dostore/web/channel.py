@@ -50,6 +50,7 @@ class Channel(Outgoing):
     :ivar leaving: the same, while it waits to be passed on to another.
     :ivar passed: it was.
     :ivar number: what another process calls it.
+    :ivar late: it is passed on only now that an answer was tried.
     :ivar quick: how many requests were answered at once, one after the other.
     """
 
@@ -62,6 +63,7 @@ class Channel(Outgoing):
     handed = b""
     leaving = b""
     passed = False
+    late = False
     number = 0
     quick = 0
     _half_closed = False

@@ -73,7 +73,7 @@ class Connections(Factory):
     :param clock: tells the time and ticks.
     :param access_log: the path of a log in combined format, or None.
     :param finished: is told of each request that was answered, or whose client went away before.
-    :param passing: takes the connections with requests that another process answers.
+    :ivar passing: takes the connections with requests that another process answers.
     :ivar elsewhere: how many connections of this server other processes have.
     :ivar draining: no new connection and no further request on one is taken.
     :ivar running: requests whose handlers have not ended.
@@ -89,7 +89,6 @@ class Connections(Factory):
         limits: HttpLimits | None = None,
         access_log: str | None = None,
         finished: Callable[[Request], None] | None = None,
-        passing: Passing | None = None,
     ) -> None:
         self.handle = handler
         self.clock = clock
@@ -111,7 +110,7 @@ class Connections(Factory):
         self._channels: set[Channel] = set()
         self._turned_away: set[Channel] = set()
         self._finished = finished
-        self.passing = passing
+        self.passing: Passing | None = None
         self.elsewhere: Callable[[], int] = int
         # Absolute, for the process may change its folder before the log is opened.
         self._log_path = None if access_log is None else os.path.abspath(access_log)

@@ -37,11 +37,13 @@ class PassOn(Exception):
     """A request is to be answered by another process. No answer to it has begun."""
 
 
-def pass_on(channel: Channel, request: Request) -> None:
+def pass_on(channel: Channel, request: Request, *, late: bool = False) -> None:
     """Let another process go on with a connection, as if it had accepted it: from this request on,
     of which no byte is answered and nothing of the body was taken.
 
     It goes when all answers before are sent, so that they keep their order.
+
+    :param late: an answer was tried.
     """
     if not channel.is_open:
         return
@@ -49,7 +51,7 @@ def pass_on(channel: Channel, request: Request) -> None:
     request.passed()
     channel.deaf = True
     channel.factory.watch(channel, None)
-    channel.leaving = data
+    channel.leaving, channel.late = data, late
     if channel.is_sent():
         leave(channel)
     else:

@@ -62,7 +62,7 @@ class Router:
         except CancelledError:
             raise
         except PassOn:
-            pass_on(request.channel, request)
+            pass_on(request.channel, request, late=True)
         except ClientGone:
             request.abort()
         except DostoreError as error:

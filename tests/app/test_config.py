@@ -71,6 +71,7 @@ class ReadConfigTests(SyncTestCase):
                 pack_below="64K",
                 max_object_size="10M",
                 max_connections="7",
+                workers="3",
                 access_log="log/access",
                 body_timeout="1.5",
                 shutdown_grace="0",
@@ -97,6 +98,7 @@ class ReadConfigTests(SyncTestCase):
                 shutdown_grace_s=0.0,
                 upload_ttl_s=7,
                 instant_uploads=False,
+                workers=3,
             ),
         )
 
@@ -119,6 +121,7 @@ class ReadConfigTests(SyncTestCase):
                     "DOSTORE_PACK_BELOW": "1",
                     "DOSTORE_MAX_OBJECT_SIZE": "3",
                     "DOSTORE_MAX_CONNECTIONS": "1000000",
+                    "DOSTORE_WORKERS": "64",
                     "DOSTORE_ACCESS_LOG": "/var/log/dostore",
                     "DOSTORE_BODY_TIMEOUT": "5",
                     "DOSTORE_SHUTDOWN_GRACE": "86400",
@@ -146,6 +149,7 @@ class ReadConfigTests(SyncTestCase):
                 shutdown_grace_s=86400.0,
                 upload_ttl_s=31_536_000,
                 instant_uploads=False,
+                workers=64,
             ),
         )
 

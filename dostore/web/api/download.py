@@ -11,7 +11,7 @@ from dostore.core.model import Version
 from dostore.core.ranges import Multipart, Span, if_range_holds, parse_ranges
 from dostore.errors import Corrupt
 from dostore.ports import IWorkers
-from dostore.service.objects import ObjectStore
+from dostore.service.readable import Readable
 from dostore.service.reading import ContentReader
 from dostore.web.encoding import (
     CONTENT_ENCODING,
@@ -28,7 +28,7 @@ _NOT_OF_GZIP = frozenset((b"ETag", b"Accept-Ranges"))
 
 
 async def send(
-    store: ObjectStore, request: Request, version: Version, headers: Sequence[Header]
+    store: Readable, request: Request, version: Version, headers: Sequence[Header]
 ) -> None:
     """Answer a GET, or a HEAD with the same headers, by the bytes that its Range asks for.
 
@@ -57,7 +57,7 @@ async def send(
 
 
 async def _send_span(
-    store: ObjectStore,
+    store: Readable,
     request: Request,
     version: Version,
     status: int,
@@ -86,7 +86,7 @@ async def _send_reader(
 
 
 async def _send_head(
-    store: ObjectStore,
+    store: Readable,
     request: Request,
     version: Version,
     status: int,
@@ -129,7 +129,7 @@ def _may_be_gzip(request: Request, version: Version, codings: Codings) -> bool:
 
 
 async def _send_compressed(
-    store: ObjectStore,
+    store: Readable,
     request: Request,
     version: Version,
     headers: Sequence[Header],
@@ -205,7 +205,7 @@ def _gzip_headers(version: Version, headers: Sequence[Header]) -> list[Header]:
 
 
 async def _send_parts(
-    store: ObjectStore,
+    store: Readable,
     request: Request,
     version: Version,
     headers: Sequence[Header],

@@ -113,6 +113,7 @@ class _StoreMetrics(Collector):
         self._stats = store.stats
         self.others: Sequence[Counter[str]] = ()
         self.readiness: Readiness | None = None
+        self.workers: tuple[int, int] | None = None
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
@@ -121,6 +122,10 @@ class _StoreMetrics(Collector):
             counts.update(other)
         for name, value in counts.items():
             yield _counter(f"dostore_{name}", f"Since the process began: {name}.", value)
+        if self.workers is not None:
+            alive, expected = self.workers
+            yield _gauge("dostore_workers", "Processes that serve.", alive)
+            yield _gauge("dostore_workers_expected", "Processes that should.", expected)
         if self.readiness is None:
             return
         yield _gauge("dostore_ready", "1: the store can serve.", self.readiness.ready)
@@ -140,10 +145,12 @@ class Metrics:
     """Everything that is counted, in a registry of its own.
 
     :ivar others: asks the other processes that answer on this port what they have counted.
+    :ivar workers: tells how many processes serve, and how many should.
     """
 
     def __init__(self, store: ObjectStore, http: HttpMetrics) -> None:
         self.others: Callable[[], Awaitable[Sequence[Counts]]] | None = None
+        self.workers: Callable[[], tuple[int, int]] | None = None
         self._store = store
         self._http = http
         self._registry = CollectorRegistry(auto_describe=False)
@@ -159,6 +166,8 @@ class Metrics:
             told = await self.others()
             self._http.others = [counts.http for counts in told]
             self._store_metrics.others = [counts.store for counts in told]
+        if self.workers is not None:
+            self._store_metrics.workers = self.workers()
         request.respond(200, [_CONTENT_TYPE], generate_latest(self._registry))
 
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from dostore.core.codings import Codings
 from dostore.core.httpfields import (
-    Conditions,
     parse_content_type,
     parse_digest,
     parse_meta,
     write_check,
 )
 from dostore.core.names import parse_object_name
-from dostore.core.queries import ListingQuery, parse_version_number
+from dostore.core.queries import ListingQuery
 from dostore.errors import InvalidRequest, LengthRequired, TooLarge
 from dostore.service.listing import list_objects
 from dostore.service.objects import ObjectStore
-from dostore.web.api.download import send
 from dostore.web.api.identity import identity, refuse_version
 from dostore.web.api.lines import stream
-from dostore.web.encoding import VARY
+from dostore.web.api.reads import Reads
 from dostore.web.request import Request
 from dostore.web.resource import Method, Resource
-
-#: What a browser makes of an object must not touch what belongs to others.
-_SANDBOX = (b"Content-Security-Policy", b"sandbox; default-src 'none'")
-_RANGES = (b"Accept-Ranges", b"bytes")
 
 
 class Objects:
@@ -43,14 +36,14 @@ class Objects:
         require_digest: bool,
         open_upload: Method,
     ) -> None:
+        reads = Reads(store).resource
         self._store = store
         self._max_object_bytes = max_object_bytes
         self._require_digest = require_digest
         self.resource = Resource(
             "objects",
             {
-                b"GET": self.get,
-                b"HEAD": self.get,
+                **reads.methods,
                 b"PUT": self.put,
                 b"POST": open_upload,
                 b"DELETE": self.delete,
@@ -61,21 +54,6 @@ class Objects:
             "listing",
             {**self.resource.methods, b"GET": self.list, b"HEAD": self.list},
         )
-
-    async def get(self, request: Request, rest: bytes) -> None:
-        """``GET`` and ``HEAD /objects/<name>[?version=N]``."""
-        name = parse_object_name(rest)
-        version = await self._store.find(name, parse_version_number(request.query))
-        conditions = Conditions.parse(request.fields)
-        if conditions is not None:
-            etag = conditions.not_modified(version, gzip=Codings.of(request.fields).gzip)
-            if etag is not None:
-                request.respond(304, [*identity(version, etag), VARY])
-                return
-        headers = [*identity(version), _RANGES, _SANDBOX, VARY]
-        for key, value in version.meta.items():
-            headers.append((b"X-Object-Meta-" + key.encode("ascii"), value.encode("ascii")))
-        await send(self._store, request, version, headers)
 
     async def put(self, request: Request, rest: bytes) -> None:
         """``PUT /objects/<name>``. All that can be wrong is, before the body is asked for."""

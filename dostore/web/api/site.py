@@ -8,15 +8,16 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from dostore.service.objects import ObjectStore
-from dostore.web.api.counts import Counts
+from dostore.service.readable import Readable
+from dostore.web.api.counts import Counts, HttpCounts
 from dostore.web.api.health import Health
 from dostore.web.api.locate import Locate
 from dostore.web.api.metrics import HttpMetrics, Metrics
 from dostore.web.api.objects import Objects
+from dostore.web.api.reads import Reads
 from dostore.web.api.uploads import UploadParts
 from dostore.web.api.versions import Versions
 from dostore.web.connections import Connections, HttpLimits
-from dostore.web.passing import Passing
 from dostore.web.resource import Router
 
 
@@ -27,7 +28,6 @@ class NativeApi:
     :ivar metrics: what answers ``/metrics``.
     :param require_digest: whether a PUT without ``Digest`` is refused.
     :param access_log: the path of a log of requests; None: there is none.
-    :param passing: takes the connections with requests that another process answers.
     """
 
     def __init__(
@@ -38,7 +38,6 @@ class NativeApi:
         limits: HttpLimits | None = None,
         require_digest: bool = False,
         access_log: str | None = None,
-        passing: Passing | None = None,
     ) -> None:
         limits = limits or HttpLimits()
         uploads = UploadParts(store, max_object_bytes=limits.max_object_bytes)
@@ -69,7 +68,7 @@ class NativeApi:
             },
         )
         self.connections = self._http.connections = Connections(
-            router.handle, clock, limits, access_log, self._http.observe, passing
+            router.handle, clock, limits, access_log, self._http.observe
         )
 
     def counts(self) -> Counts:
@@ -94,3 +93,27 @@ def build_factory(
         access_log=access_log,
     )
     return api.connections
+
+
+class ReadingApi:
+    """``GET`` and ``HEAD`` of objects, and nothing else.
+
+    :ivar connections: what serves them.
+    """
+
+    def __init__(
+        self,
+        store: Readable,
+        clock: IReactorTime,
+        limits: HttpLimits,
+        access_log: str | None = None,
+    ) -> None:
+        self._http = HttpMetrics(clock.seconds)
+        router = Router(exact={}, below={b"/objects/": Reads(store).resource})
+        self.connections = self._http.connections = Connections(
+            router.handle, clock, limits, access_log, self._http.observe
+        )
+
+    def counts(self) -> HttpCounts:
+        """What was counted up to now."""
+        return self._http.counts()
