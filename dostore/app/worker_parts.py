@@ -13,6 +13,9 @@ from dostore.web.api.counts import Counts
 from dostore.web.connections import Connections
 from dostore.web.request import Request
 
+#: Only the front looks through the whole store and counts for all processes.
+_OF_ALL = frozenset((b"/metrics", b"/health/ready"))
+
 
 def make(
     config: Config, descriptor: int | None, threads: Threads, front: Front, reactor: Any
@@ -44,8 +47,8 @@ class ClusterWorker:
         return Counts() if self._parts.api is None else self._parts.api.counts()
 
     def keeps(self, request: Request) -> bool:
-        """See worker.Parts: only the front counts for all."""
-        return request.path != b"/metrics"
+        """See worker.Parts."""
+        return request.path not in _OF_ALL
 
     def receive(self, data: bytes) -> None:
         """See worker.Parts."""
