@@ -22,6 +22,7 @@ from dostore.adapters.drive_scan import DriveScan
 from dostore.adapters.files import Files
 from dostore.adapters.journal import Journal
 from dostore.adapters.kept_files import KeptFiles
+from dostore.adapters.kept_shards import KeptShards
 from dostore.adapters.large_files import LargeWrites
 from dostore.adapters.open_shard import OpenShard, footer_of
 from dostore.adapters.shard_index import ShardIndex
@@ -39,7 +40,7 @@ from dostore.core.shardfile import (
 )
 from dostore.core.shardlog import Kind
 from dostore.core.volumelog import Entry
-from dostore.core.window import Part
+from dostore.core.window import Window
 from dostore.errors import BadShard
 
 #: A file up to this size is read whole when it is opened: one read where three would be needed.
@@ -71,6 +72,7 @@ class DriveStore:
     :param kept_files: how many of the files that were read last are kept open.
     :param now: the time of day in seconds since the epoch.
     :ivar kept: those.
+    :ivar shards: how they are read.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class DriveStore:
         self._pack_below = pack_below
         self._buffer = bytearray(WHOLE_FILE_BYTES + 1)
         self.kept = KeptFiles(files, kept_files)
+        self.shards = KeptShards(files, self.kept)
         self._glances = Glances(self)
         self.objects = os.path.join(folder, "objects")
         self.temp = os.path.join(folder, "temp")
@@ -310,23 +313,26 @@ class DriveStore:
         footer = footer_of(name, data[-length:], len(data))
         return OpenShard(self.files, None, footer, data)
 
-    def read_parts_now(self, name: ShardName, parts: Sequence[Part], *, keep: bool = True) -> bool:
-        """Read parts of a shard's file that is in the system's memory, on the reactor's thread.
+    def read_now(
+        self,
+        name: ShardName,
+        window: Window,
+        places: Sequence[memoryview],
+        *,
+        keep: bool = True,
+    ) -> bool:
+        """Open a shard that is in the system's memory, and read blocks of it to their places,
+        verified; on the reactor's thread.
 
-        Nothing is verified.
-
-        :param keep: it may be kept open, or be so already.
+        :param keep: it may be kept open; it is not yet.
         :returns: False when they cannot be had so: open it, and see why.
         """
-        key = (name.content_hash.digest, name.index)
-        done = self.kept.read(key, parts) if keep else None
-        if done is None:
-            done = self.kept.open(key, f"{self.objects}/{name}", parts, keep=keep)
-        return done
+        path = f"{self.objects}/{name}"
+        return self.shards.open(path, name.index, window, places, keep=keep)
 
     def forget(self, name: ShardName) -> None:
         """A shard is not to be read any more; on the reactor's thread."""
-        self.kept.drop((name.content_hash.digest, name.index))
+        self.shards.drop(name.content_hash, name.index)
 
     def close_all(self, fds: Sequence[int]) -> None:
         """Close the descriptors of files that were kept."""

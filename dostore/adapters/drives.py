@@ -15,7 +15,6 @@ from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.drive_watch import DriveWatch
 from dostore.adapters.files import Files
 from dostore.adapters.node_local import DriveNode, DriveState
-from dostore.adapters.volume_state import Place
 from dostore.core.model import Content
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import Scheme
@@ -162,17 +161,16 @@ class DriveSet:
         window = Window.around(content, start, stop)
         if window is None or window.size > AT_ONCE_BYTES:
             return None
-        found: dict[int, tuple[DriveNode, ShardName | Place]] = {}
+        found: dict[int, DriveNode] = {}
         for drive in self.drives:
-            for name in drive.node.names(content.hash):
-                found[name.index] = (drive.node, name)
-        if not all(index in found for index in window.shards):
-            return None
-        buffer = memoryview(bytearray(window.size))
-        told = memoryview(bytearray(window.told_bytes))
+            for index in drive.node.readable(content.hash):
+                found[index] = drive.node
         for index in window.shards:
-            node, name = found[index]
-            if not node.read_now(name, window, buffer, told):
+            if index not in found:
+                return None
+        buffer = memoryview(bytearray(window.size))
+        for index in window.shards:
+            if not found[index].read_now(index, window, buffer):
                 return None
         return buffer[window.before : window.before + stop - start]
 

@@ -10,6 +10,7 @@ from attrs import frozen
 from dostore.adapters.drives import AT_ONCE_BYTES
 from dostore.adapters.files import Files
 from dostore.adapters.kept_files import KeptFiles
+from dostore.adapters.kept_shards import KeptShards
 from dostore.core.model import Content
 from dostore.core.names import ShardName
 from dostore.core.packed import is_packed_block
@@ -42,6 +43,7 @@ class KnownShards:
         self._volumes = [os.path.join(folder, "volumes") for folder in folders]
         self._files = files
         self._kept = KeptFiles(files, kept_files)
+        self._shards = KeptShards(files, self._kept)
         self._head = bytearray(HEAD_BYTES)
 
     def resolve(self, content: Content, places: Iterable[ShardPlace]) -> Mapping[int, KnownShard]:
@@ -70,28 +72,20 @@ class KnownShards:
         if window is None or window.size > AT_ONCE_BYTES:
             return None
         buffer = memoryview(bytearray(window.size))
-        told = memoryview(bytearray(window.told_bytes))
         for index in window.shards:
             shard = shards.get(index)
-            if shard is None or not self._read(shard, index, window, buffer, told):
+            if shard is None or not self._read(shard, index, window, buffer):
                 return None
         return buffer[window.before : window.before + stop - start]
 
-    def _read(
-        self,
-        shard: KnownShard,
-        index: int,
-        window: Window,
-        buffer: memoryview,
-        told: memoryview,
-    ) -> bool:
+    def _read(self, shard: KnownShard, index: int, window: Window, buffer: memoryview) -> bool:
         places = window.places(buffer, index)
         if shard.record is not None:
             return window.stripes == 1 and self._read_packed(
                 shard.path, shard.record, window.content, places[0]
             )
-        parts = window.parts(places, told)
-        return self._read_parts(shard.path, parts) and window.is_sound(index, places, told)
+        done = self._shards.read(index, window, places)
+        return self._shards.open(shard.path, index, window, places) if done is None else done
 
     def _read_packed(
         self, path: str, record: InVolume, content: Content, block: memoryview

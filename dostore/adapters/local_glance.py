@@ -31,7 +31,7 @@ async def glance(
     for content, index in wanted:
         name = node.file_of(content.hash, index)
         place = None if name else node.store.volumes.find(content.hash, index)
-        if _is_whole_now(node, name or place, content, index):
+        if (name or place) and _is_whole_now(node, content, index):
             continue
         if place is None:
             filed.append((name, content, index))
@@ -54,16 +54,12 @@ async def glance(
     return [pair for pair in wanted if pair in found]
 
 
-def _is_whole_now(
-    node: DriveNode, name: ShardName | Place | None, content: Content, index: int
-) -> bool:
+def _is_whole_now(node: DriveNode, content: Content, index: int) -> bool:
     """Whether a small shard that is in memory was read just now, and is right."""
-    if name is None or content.scheme.shard_size(content.size) > GLANCED_NOW_BYTES:
+    if content.scheme.shard_size(content.size) > GLANCED_NOW_BYTES:
         return False
     window = Window.of_shard(content, index)
     if window is None:
         return False
-    buffer = memoryview(bytearray(window.size))
-    told = memoryview(bytearray(window.told_bytes))
     # By its path: what is kept open may be somewhere else by now.
-    return node.read_now(name, window, buffer, told, keep=False)
+    return node.read_now(index, window, memoryview(bytearray(window.size)), keep=False)

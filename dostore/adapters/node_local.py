@@ -245,31 +245,25 @@ class DriveNode(DriveAccess):
         return LocalReader(self, name, shard)
 
     def read_now(
-        self,
-        name: ShardName | Place,
-        window: Window,
-        buffer: memoryview,
-        told: memoryview,
-        *,
-        keep: bool = True,
+        self, index: int, window: Window, buffer: memoryview, *, keep: bool = True
     ) -> bool:
         """Read the blocks of a shard to their places in a window's buffer, verified, if nothing has
         to be waited for.
 
-        :param name: one of :meth:`names`.
-        :param told: a buffer for what tells of the blocks.
-        :param keep: the shard's file may be kept open.
+        :param keep: the shard's file may be kept open, or be so already.
         :returns: False when it cannot be had so: open it, and see why.
         """
-        places = window.places(buffer, name.index)
-        if isinstance(name, Place):
-            return window.stripes == 1 and self.store.volumes.read_now(
-                name, window.content, places[0]
-            )
-        parts = window.parts(places, told)
-        return self.store.read_parts_now(name, parts, keep=keep) and window.is_sound(
-            name.index, places, told
-        )
+        places = window.places(buffer, index)
+        if keep:
+            done = self.store.shards.read(index, window, places)
+            if done is not None:
+                return done
+        content_hash = window.content.hash
+        name = self._index.get(content_hash, index)
+        if name is not None:
+            return self.store.read_now(name, window, places, keep=keep)
+        place = self.store.volumes.find(content_hash, index) if window.stripes == 1 else None
+        return place is not None and self.store.volumes.read_now(place, window.content, places[0])
 
     async def _bring_back(self, content_hash: ContentHash, index: int) -> ShardName:
         """Move a shard back from ``garbage/``; several may ask for it at the same time."""
@@ -355,6 +349,12 @@ class DriveNode(DriveAccess):
         if self.state is DriveState.AWAY:
             return ()
         return self._index.names(content_hash) or self.store.volumes.places(content_hash)
+
+    def readable(self, content_hash: ContentHash) -> Sequence[int]:
+        """Which shards of a content can be opened here; none when the drive is away."""
+        if self.state is DriveState.AWAY:
+            return ()
+        return self._index.indexes(content_hash) or self.store.volumes.indexes(content_hash)
 
     @property
     def contents(self) -> int:

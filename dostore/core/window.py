@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import define
 
 from dostore.core.model import Content
 from dostore.core.shardfile import (
@@ -31,7 +31,7 @@ from dostore.core.shardfile import (
 Part = tuple[int, Sequence[memoryview], int]
 
 
-@frozen(slots=True)
+@define(slots=True, eq=False)
 class Window:
     """Some blocks of a content: of consecutive shards and consecutive stripes.
 
@@ -66,10 +66,16 @@ class Window:
 
         :returns: None when there is a page between its blocks.
         """
-        scheme = content.scheme
-        first, last = start // scheme.stripe_size, (stop - 1) // scheme.stripe_size
-        shards = scheme.touched(content.size, start, stop)
-        return cls._of(content, first, last, shards, start - first * scheme.stripe_size)
+        scheme, size = content.scheme, content.size
+        stripe_size = scheme.stripe_size
+        if size == stop - start <= stripe_size:
+            # The most frequent by far.
+            block = -(-size // scheme.k)
+            touched = range(-(-size // block))
+            return cls(content, 1, 0, 1, touched, block, block, 0, 0, 0)
+        first, last = start // stripe_size, (stop - 1) // stripe_size
+        shards = scheme.touched(size, start, stop)
+        return cls._of(content, first, last, shards, start - first * stripe_size)
 
     @classmethod
     def of_shard(cls, content: Content, index: int) -> Window | None:
@@ -135,10 +141,9 @@ class Window:
         :param told: a buffer of ``told_bytes``.
         """
         scheme, size = self.content.scheme, self.shard_bytes
-        start = self.first * scheme.block_size + self.page * PAGE_BYTES
         if self.first + self.count == self.stripes and self.page == self.pages:
-            return [(start, (*places, told), size + len(told) - 1)]
-        parts: list[Part] = [(start, places, size)]
+            return [(self.offset, (*places, told), size + len(told) - 1)]
+        parts: list[Part] = [(self.offset, places, size)]
         if self.page < self.pages:
             parts.append((self._page_offset, (told[:PAGE_BYTES],), PAGE_BYTES))
             told = told[PAGE_BYTES:]
@@ -150,6 +155,21 @@ class Window:
     def _page_offset(self) -> int:
         block_bytes = (self.page + 1) * PAGE_BLOCKS * self.content.scheme.block_size
         return block_bytes + self.page * PAGE_BYTES
+
+    @property
+    def offset(self) -> int:
+        """Where in a shard's file the first of the window's blocks is."""
+        return self.first * self.content.scheme.block_size + self.page * PAGE_BYTES
+
+    def entries(self, told: memoryview) -> bytes | None:
+        """What was told of all the blocks of the shard; None when that is on pages."""
+        return None if self.pages else bytes(told[: self._entry_bytes])
+
+    def are_told(self, places: Sequence[memoryview], entries: bytes) -> bool:
+        """Whether blocks that were read are as :meth:`entries` told."""
+        if self.count < self.stripes:
+            entries = entries[self.first * ENTRY_BYTES : (self.first + self.count) * ENTRY_BYTES]
+        return entries == b"".join(map(entry_of, places))
 
     def is_sound(self, index: int, places: Sequence[memoryview], told: memoryview) -> bool:
         """Whether what was read is the blocks of a plain shard of the content, and tells of them.

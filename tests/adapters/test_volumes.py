@@ -11,8 +11,6 @@ from twisted.internet.defer import Deferred
 from dostore.adapters import volumes
 from dostore.adapters.drive_state import DriveState
 from dostore.adapters.volume_files import KEPT_OPEN
-from dostore.adapters.volume_state import Place
-from dostore.core.names import ShardName
 from dostore.core.scheme import Scheme
 from dostore.core.shardlog import SegmentHeader
 from dostore.core.volumelog import HEAD_BYTES, HINT_BYTES
@@ -120,15 +118,13 @@ class KeptTests(VolumeCase):
         self.node.store._compression_level = 1
         self.put(shrunk)
         for what, now in ((plain, True), (shrunk, False), (two, False)):
-            (place,) = self.node.names(what.content.hash)
+            self.assertEqual(self.node.readable(what.content.hash), (0,))
             window = Window.of_shard(what.content, 0)
             assert window is not None
 
-            def read(
-                place: ShardName | Place = place, window: Window = window
-            ) -> tuple[bool, bytes]:
-                block, footer = bytearray(window.size), memoryview(bytearray(1000))
-                return self.node.read_now(place, window, memoryview(block), footer), bytes(block)
+            def read(window: Window = window) -> tuple[bool, bytes]:
+                block = bytearray(window.size)
+                return self.node.read_now(0, window, memoryview(block)), bytes(block)
 
             if what is plain:
                 self.assertFalse(read()[0])

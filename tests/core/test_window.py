@@ -81,6 +81,35 @@ class WindowTests(SyncTestCase):
             self.assertTrue(scatter(window, index, buffer, file_of(what, index)))
             self.assertEqual(bytes(buffer), what.plain(index))
 
+    def test_what_is_told_of_blocks(self) -> None:
+        """Blocks are compared with what was told of them before, all or some in the middle."""
+        scheme = SCHEMES[0]
+        what = sample(3 * scheme.stripe_size - 7, 4, scheme)
+        whole = Window.of_shard(what.content, 1)
+        assert whole is not None
+        buffer, told = memoryview(bytearray(whole.size)), memoryview(bytearray(whole.told_bytes))
+        file = file_of(what, 1)
+        buffer[:] = file[: whole.size]
+        told[:-1] = file[whole.size :]
+        entries = whole.entries(told)
+        assert entries is not None
+        self.assertTrue(whole.are_told(whole.places(buffer, 1), entries))
+        at = scheme.stripe_size + scheme.block_size
+        middle = Window.around(what.content, at, at + 1)
+        assert middle is not None
+        block = memoryview(bytearray(what.shards[1][1]))
+        self.assertEqual(middle.offset, scheme.block_size)
+        self.assertTrue(middle.are_told(middle.places(block, 1), entries))
+        block[3] ^= 1
+        self.assertFalse(middle.are_told(middle.places(block, 1), entries))
+
+    def test_told_on_pages(self) -> None:
+        """Of a shard with pages, not all is told in one place."""
+        content = Content(ContentHash(bytes(32)), PAGE_BLOCKS * MIN_BLOCK_BYTES, NARROW)
+        window = Window.around(content, 0, 1)
+        assert window is not None
+        self.assertIsNone(window.entries(memoryview(bytearray(window.told_bytes))))
+
     def test_any_other_byte(self) -> None:
         """Any byte of blocks or footer that is another, and one too few or too many, is noticed."""
         what = sample(2 * SCHEMES[0].stripe_size + 77)
