@@ -11,9 +11,10 @@ from zope.interface import implementer
 from dostore.adapters.bus import Complaints, Delivery, IBus
 from dostore.adapters.locate_amqp import Locator, Places
 from dostore.adapters.membership import Membership
-from dostore.adapters.remote_nodes import FETCHED_BYTES, IRemoteNode, get_all, put_all
+from dostore.adapters.remote_nodes import IRemoteNode, get_all, put_all
 from dostore.adapters.second_look import SecondLook
 from dostore.background import Background
+from dostore.core.batch import MAX_SHARD_BYTES
 from dostore.core.messages import (
     API_SERVERS,
     ASK,
@@ -121,7 +122,7 @@ class AmqpCluster:
     async def fetch(self, content: Content) -> bytes | None:
         """See ICluster."""
         scheme = content.scheme
-        if scheme.shard_size(content.size) > FETCHED_BYTES:
+        if scheme.shard_size(content.size) > MAX_SHARD_BYTES:
             return None
         live = self._membership.live_nodes()
         expected = self._locator.expected(content.hash, scheme.k)

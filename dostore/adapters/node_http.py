@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -18,7 +18,7 @@ from dostore.adapters.http_link import QUICK_TIMEOUT_S, HttpLink
 from dostore.adapters.node_batch import Lane
 from dostore.adapters.node_http_reader import FRAMED, HttpReader, framed_size
 from dostore.adapters.node_http_writer import HttpWriter
-from dostore.adapters.remote_nodes import FETCHED_BYTES, IRemoteNode, Take, Tell
+from dostore.adapters.remote_nodes import IRemoteNode, Take, Tell
 from dostore.adapters.temp_http import HttpTemps
 from dostore.core.batch import GET, MAX_SHARD_BYTES, NEW, PUT, Question, Reply
 from dostore.core.datafields import (
@@ -55,7 +55,7 @@ from dostore.ports import IShardReader, IShardWriter
 Block = bytes | memoryview
 
 #: A shard up to this comes whole with the answer that tells about it.
-INLINE_BYTES = FETCHED_BYTES
+INLINE_BYTES = 256 * 1024
 
 #: A shard larger than this is put by way of a temporary one.
 MAX_PUT_BYTES = 8 << 20
@@ -196,13 +196,6 @@ class HttpNode:
         """See IShardNode."""
         if size is None or size <= MAX_SHARD_BYTES:
             return await self._open_small(content_hash, index, size or 0)
-        info, whole = await self._open_alone(content_hash, index)
-        return HttpReader(self, info, whole)
-
-    async def _open_alone(
-        self, content_hash: ContentHash, index: int
-    ) -> tuple[ShardInfo, bytes | None]:
-        """A shard that does not travel with others, with its blocks if they are few."""
         fields = [FRAMED, (b"X-Inline", b"%d" % INLINE_BYTES)]
         target = b"/objects/" + shard_path(content_hash, index)
         # Blocks may be small, and then there are many checks.
@@ -210,14 +203,14 @@ class HttpNode:
         if answer.status != 200:
             raise self.error(answer)
         info = self.shard_info(answer.headers, content_hash, index)
-        if answer.headers.getRawHeaders(b"x-held-back") == [b"1"]:
-            return info, None
-        if len(answer.body) != framed_size(info.content):
+        held_back = answer.headers.getRawHeaders(b"x-held-back") == [b"1"]
+        whole = None if held_back else answer.body
+        if whole is not None and len(whole) != framed_size(info.content):
             raise BadShard(
-                f"{self.address} sent {len(answer.body)} bytes of shard {index}, not"
+                f"{self.address} sent {len(whole)} bytes of shard {index}, not"
                 f" {framed_size(info.content)}."
             )
-        return info, answer.body
+        return HttpReader(self, info, whole)
 
     async def _open_small(self, content_hash: ContentHash, index: int, size: int) -> IShardReader:
         """Open one that may be so small that it comes with the answer."""
@@ -237,9 +230,6 @@ class HttpNode:
 
     def begin_get(self, content: Content, index: int, take: Take) -> Callable[[], None]:
         """See IRemoteNode."""
-        size = content.scheme.shard_size(content.size)
-        if size > MAX_SHARD_BYTES:
-            return self._get_alone(content, index, take)
 
         def told(outcome: Reply | Exception) -> None:
             blocks = None
@@ -251,23 +241,8 @@ class HttpNode:
                 blocks = _blocks_of(content, outcome.data)
             take(blocks)
 
+        size = content.scheme.shard_size(content.size)
         return self._gets.begin(Question(GET, content.hash, index), (), size, told).leave
-
-    def _get_alone(self, content: Content, index: int, take: Take) -> Callable[[], None]:
-        """See IRemoteNode, for a shard that does not travel with others."""
-
-        def told(outcome: tuple[ShardInfo, bytes | None] | Failure) -> None:
-            blocks = None
-            if isinstance(outcome, Failure):
-                # What is not right with it is found out by who opens it.
-                outcome.trap(DostoreError, CancelledError)
-            elif outcome[0].content == content and outcome[1] is not None:
-                blocks = _blocks_of(content, outcome[1])
-            take(blocks)
-
-        getting = Deferred.fromCoroutine(self._open_alone(content.hash, index))
-        _ = getting.addBoth(told)
-        return getting.cancel
 
     def _failure(self, reply: Reply) -> DostoreError:
         """What a reply to an entry of a batch means that is no success."""

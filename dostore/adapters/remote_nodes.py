@@ -14,9 +14,6 @@ from dostore.ports import PUT_GRACE_S, IShardNode
 
 Block = bytes | memoryview
 
-#: A shard up to this comes whole by one request.
-FETCHED_BYTES = 256 * 1024
-
 #: Takes the outcome of one put: None when the shard is there, durably, else why it is not.
 Tell = Callable[[Exception | None], None]
 
@@ -39,7 +36,7 @@ class IRemoteNode(IShardNode):
         """
 
     def begin_get(content: Content, index: int, take: Take) -> Callable[[], None]:
-        """Begin to read a whole shard, of FETCHED_BYTES at the most.
+        """Begin to read a whole small shard.
 
         :param take: is called once at most, maybe at once.
         :returns: what tells that nobody wants it any more.

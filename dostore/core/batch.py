@@ -27,7 +27,7 @@ from dostore.errors import InvalidRequest
 MAX_ENTRIES = 64
 
 #: A shard up to this may be put or got in a batch.
-MAX_SHARD_BYTES = 64 * 1024
+MAX_SHARD_BYTES = 256 * 1024
 
 #: The bytes of all shards that are put by one batch, and of all that come with its answer.
 MAX_BATCH_BYTES = 1 << 20

@@ -31,9 +31,9 @@ from dostore.errors import (
     TooLarge,
 )
 from dostore.fanout import Outcome, gather
-from dostore.ports import IShardNode, IWorkers
+from dostore.ports import IShardNode
 from dostore.web.data.claims import Claims, ShardConflict, ShardsHere
-from dostore.web.data.shards import INLINE_BYTES, check_digest
+from dostore.web.data.shards import check_digest
 from dostore.web.request import Request
 from dostore.web.resource import Resource
 
@@ -41,19 +41,18 @@ _log = Logger()
 
 _BYTES = (b"Content-Type", b"application/octet-stream")
 
+#: To put an answer of up to this together costs less than to send it in pieces.
+_JOINED_BYTES = 64 * 1024
+
 _FAILED = b"The server failed. Its log says why."
 
 
 class Batch:
-    """Batches to one node.
+    """Batches to one node."""
 
-    :param workers: threads for hashing.
-    """
-
-    def __init__(self, node: IShardNode, claims: Claims, workers: IWorkers) -> None:
+    def __init__(self, node: IShardNode, claims: Claims) -> None:
         self._node = node
         self._claims = claims
-        self._workers = workers
         self.resource = Resource("batch", {b"POST": self.post})
 
     async def post(self, request: Request, rest: bytes) -> None:
@@ -72,7 +71,13 @@ class Batch:
                 at += question.length
         outcomes = await gather(tasks)
         replies = [_reply(*pair) for pair in zip(questions, outcomes, strict=True)]
-        request.respond(200, [_BYTES], b"".join(format_replies(replies)))
+        pieces = format_replies(replies)
+        size = sum(map(len, pieces))
+        if size <= _JOINED_BYTES:
+            request.respond(200, [_BYTES], b"".join(pieces))
+        else:
+            await request.begin(200, [_BYTES], size).write(pieces)
+            request.finish()
 
     async def _put(self, question: Question, data: memoryview) -> Reply:
         content, index = question.content, question.index
@@ -81,11 +86,8 @@ class Batch:
         async with self._claims.claim(question.hash, index, only_new=only_new):
             step = content.scheme.block_size
             blocks = [data[at : at + step] for at in range(0, len(data), step)]
-            digest = ShardDigest(shard=question.shard_hash)
-            if len(data) <= INLINE_BYTES:
-                check_digest(digest, content, index, blocks)
-            else:
-                await self._workers.run(check_digest, digest, content, index, blocks)
+            # This costs less than the hop to a thread.
+            check_digest(ShardDigest(shard=question.shard_hash), content, index, blocks)
             await self._node.put(content, index, blocks)
         return Reply(200, question.hash, (index,))
 

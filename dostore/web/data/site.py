@@ -47,7 +47,7 @@ def build_factory(
     temps = Temp(node, temp, claims)
     router = Router(
         exact={
-            b"/batch": Batch(node, claims, workers).resource,
+            b"/batch": Batch(node, claims).resource,
             b"/glance": contents.glance,
             b"/health/live": about.live,
             b"/health/ready": about.ready,
