@@ -26,6 +26,10 @@ from dostore.web.request import LARGE_BYTES, Request
 if TYPE_CHECKING:
     from dostore.web.connections import Connections
 
+#: So much is read at once, so that a small content comes with its header section in one piece, if
+#: it is there: it is not put together from pieces then, and is written with those that came in the
+#: same turn.
+READ_BYTES = 160 * 1024
 LARGE_READ_BYTES = 1 << 20
 
 #: Pipelined input beyond this waits in the kernel.
@@ -88,6 +92,7 @@ class Channel(Outgoing):
     def connectionMade(self) -> None:
         """A client has connected."""
         super().connectionMade()
+        self.transport.bufferSize = READ_BYTES
         self.transport.registerProducer(self, True)
         if self.turned_away:
             self.refuse(503, "Unavailable", "Too many connections. Try again in a moment.")
@@ -307,7 +312,7 @@ class Channel(Outgoing):
         self.factory.watch(self, None)
         self.factory.lingering.stop(self)
         self._dropped = 0
-        self.transport.bufferSize = FileDescriptor.bufferSize
+        self.transport.bufferSize = READ_BYTES
         self.transport.SEND_LIMIT = FileDescriptor.SEND_LIMIT
         if not self.persistent:
             self.loseConnection()

@@ -7,8 +7,8 @@ import hashlib
 from dostore.core.chunked import MAX_LINE_BYTES
 from dostore.errors import IncompleteBody, InvalidRequest
 from dostore.streams import HIGH_WATER_BYTES
-from dostore.web.channel import ANSWERS_A_TURN, LARGE_READ_BYTES, PIPELINED_BYTES
-from tests.support.http import BUFFER_BYTES, HttpTestCase, request_bytes
+from dostore.web.channel import ANSWERS_A_TURN, LARGE_READ_BYTES, PIPELINED_BYTES, READ_BYTES
+from tests.support.http import HttpTestCase, request_bytes
 from tests.support.memory_store import PIECE_BYTES
 
 MIB = 1 << 20
@@ -52,7 +52,7 @@ class BodyTests(HttpTestCase):
         client.send(request_bytes("PUT", "/objects/a", body=body))
         held = len(body) - client.unread
         self.assertGreaterEqual(held, HIGH_WATER_BYTES)
-        self.assertLessEqual(held, HIGH_WATER_BYTES + LARGE_READ_BYTES + BUFFER_BYTES)
+        self.assertLessEqual(held, HIGH_WATER_BYTES + LARGE_READ_BYTES + READ_BYTES)
         self.assertTrue(client.paused)
         gate.open()
         for _ in range(20):
@@ -60,7 +60,7 @@ class BodyTests(HttpTestCase):
         self.assertEqual(client.answer().status, 200)
         (content_hash,) = self.store.contents
         self.assertEqual(content_hash.digest, hashlib.sha256(body).digest())
-        self.assertEqual(client.bufferSize, BUFFER_BYTES)
+        self.assertEqual(client.bufferSize, READ_BYTES)
 
     def test_a_read_larger_than_the_mark(self) -> None:
         """A reader that wants more than the mark at once gets it."""
@@ -194,7 +194,7 @@ class BodyTests(HttpTestCase):
         client.send(b"1\r\nx\r\n" * 10_000)
         (request,) = self.factory.running
         self.assertEqual(len(request.body._pieces), 1)
-        self.assertEqual(client.bufferSize, BUFFER_BYTES)
+        self.assertEqual(client.bufferSize, READ_BYTES)
         gate.open()
         client.send(b"0\r\n\r\n")
         self.assertEqual(client.answer().status, 200)
@@ -206,7 +206,7 @@ class BodyTests(HttpTestCase):
         client.send(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
         self.assertEqual(client.bufferSize, LARGE_READ_BYTES)
         client.send(b"0\r\n\r\n")
-        self.assertEqual(client.bufferSize, BUFFER_BYTES)
+        self.assertEqual(client.bufferSize, READ_BYTES)
 
     def test_silence(self) -> None:
         """A client that stops in the middle of its body gets 408, and the PUT ends."""
@@ -362,7 +362,7 @@ class PipeliningTests(HttpTestCase):
         many = request_bytes("GET", "/health/live") * 3000
         client.send(many)
         self.assertTrue(client.paused)
-        self.assertLessEqual(len(many) - client.unread, PIPELINED_BYTES + BUFFER_BYTES)
+        self.assertLessEqual(len(many) - client.unread, PIPELINED_BYTES + READ_BYTES)
         gate.open()
         for _ in range(10):
             self.settle()
@@ -373,7 +373,7 @@ class PipeliningTests(HttpTestCase):
         self.store.keep("a", b"x" * 50_000)
         client = self.connect(reading=False)
         client.send(request_bytes("GET", "/objects/a") * 100)
-        self.assertLess(len(client.dataBuffer), 3 * 50_000)
+        self.assertLess(len(client.dataBuffer), READ_BYTES + 50_000)
         self.assertTrue(client.paused or not client.unread)
         client.read_on()
         for _ in range(10):
@@ -428,7 +428,7 @@ class AnswerTests(HttpTestCase):
         client.send(request_bytes("GET", "/objects/a"))
         for _ in range(10):
             self.settle()
-        self.assertLessEqual(len(client.dataBuffer), PIECE_BYTES + BUFFER_BYTES)
+        self.assertLessEqual(len(client.dataBuffer), PIECE_BYTES + READ_BYTES)
         client.take(100_000)
         self.settle()
         self.assertLessEqual(len(client.dataBuffer), PIECE_BYTES)
