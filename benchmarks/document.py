@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.document JSON DOCUMENT...`` makes the tables anew that stand between two
 comments of reStructuredText. The first names rows, with ``*`` for any characters, in one line:
-``.. measured: put-4k-* list``, or ``.. measured in short:`` for a table of three columns; the
-second is ``.. end of what was measured``.
+``.. measured: put-4k-* list``, or ``.. measured in short:`` for a table of the medians beside what
+they are to reach; the second is ``.. end of what was measured``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from benchmarks.aims import BESIDE, NOTHING
 from benchmarks.report import amount, cpu, milliseconds, spread
 
 _MIB = 1 << 20
@@ -30,37 +31,43 @@ _PLACE = re.compile(
 def renewed(text: str, told: Mapping[str, Any]) -> str:
     """A document with its tables made of what was measured.
 
+    A place that asks for rows of which none was measured stays as it is.
+
     :param told: a report, as it is in the JSON.
-    :raises KeyError: a place asks for rows of which none was measured.
     """
 
     def table(match: re.Match[str]) -> str:
         found = _chosen(match["patterns"].split(), told["rows"])
         if not found:
-            raise KeyError(f"nothing was measured of {match['patterns']}")
-        lines = _short(found) if match["short"] else _long(found)
-        caption = [] if match["short"] else [*_caption(found, told["machine"]), ""]
+            print(f"nothing was measured of {match['patterns']}", file=sys.stderr)
+            return match[0]
+        lines = _short(found) if match["short"] else _long(found.values())
+        caption = [] if match["short"] else [*_caption([*found.values()], told["machine"]), ""]
         body = "\n".join(["", *caption, *_table(lines), "", ""])
         return f"{match['begin']}{body}{match['end']}"
 
     return _PLACE.sub(table, text)
 
 
-def _chosen(patterns: Sequence[str], rows: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Rows in the order of the patterns."""
+def _chosen(patterns: Sequence[str], rows: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Rows by their keys, in the order of the patterns."""
     keys = [key for each in patterns for key in rows if fnmatchcase(key, each)]
-    return [rows[key] for key in dict.fromkeys(keys)]
+    return {key: rows[key] for key in keys}
 
 
 def _title(row: Mapping[str, Any]) -> str:
     return f"{row['title']}, cluster" if row["shape"] == "cluster" else str(row["title"])
 
 
-def _short(rows: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
-    return [
-        ("what", "the store", "bare, in the same run"),
-        *((_title(row), *_medians(row)) for row in rows),
-    ]
+def _short(rows: Mapping[str, Mapping[str, Any]]) -> list[Sequence[str]]:
+    lines: list[Sequence[str]] = [("what", "the store", "aim", "bare", "MinIO", "SeaweedFS")]
+    for key, row in rows.items():
+        ours, bare = _medians(row)
+        beside = BESIDE.get(key, NOTHING)
+        if beside.aim.startswith("p50"):
+            ours += f", p50 {milliseconds(row['store']['p50_ms'])}"
+        lines.append((_title(row), ours, beside.aim, bare, beside.minio, beside.seaweedfs))
+    return lines
 
 
 def _medians(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -68,7 +75,7 @@ def _medians(row: Mapping[str, Any]) -> tuple[str, str]:
     return amount(row["store"]["median"], unit), amount(row["reference"]["median"], unit)
 
 
-def _long(rows: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
+def _long(rows: Iterable[Mapping[str, Any]]) -> list[Sequence[str]]:
     lines: list[Sequence[str]] = [
         ("what", "median", "least-most", "bare", "part", "p50", "p99", "CPU us", "memory")
     ]

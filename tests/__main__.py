@@ -37,9 +37,13 @@ FIRST = (
     "clusters",
     "servers",
     "adapters",
+    "system.test_crash",
+    "faults",
     "system.test_client",
-    "system.test_benchmarks",
     "system.test_memory",
+    "service",
+    "system.test_packed",
+    "system.test_benchmarks",
 )
 
 #: Modules that import one of these share a process with others that do, as they share what it
