@@ -41,6 +41,9 @@ log = Logger()
 #: Versions whose own keys are longer than this, in characters, are not kept in memory.
 _CACHED_META_CHARACTERS = 1024
 
+#: So many of its name and its keys make a version count for one more.
+_CHARACTERS_PER_VERSION = 128
+
 _READ_THREADS = 2
 
 #: Who waits for a batch to end before he goes on with other work waits no longer than this.
@@ -49,11 +52,25 @@ AFTER_S = 0.05
 _HANGS = "The metadata database does not answer. Its drive may hang; try again later."
 
 
+def _keys(version: Version) -> int:
+    """Characters of a version's own keys."""
+    return sum(len(key) + len(value) for key, value in version.meta.items())
+
+
+def _weight(version: Version) -> int:
+    """For how many versions of usual size, about 700 bytes of memory, one counts."""
+    return 1 + (len(version.name) + _keys(version)) // _CHARACTERS_PER_VERSION
+
+
 class _Latest:
-    """The newest versions of the names that were used last. Used in the reactor's thread only."""
+    """The newest versions of the names that were used last. Used in the reactor's thread only.
+
+    :param size: how many of usual size are kept.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._weight = 0
         self._versions: OrderedDict[str, Version] = OrderedDict()
         self._reads: dict[str, _Read] = {}
 
@@ -89,14 +106,16 @@ class _Latest:
             self._put(version)
 
     def _put(self, version: Version) -> None:
-        keys = sum(len(key) + len(value) for key, value in version.meta.items())
-        if keys > _CACHED_META_CHARACTERS:
-            self._versions.pop(version.name, None)
+        before = self._versions.pop(version.name, None)
+        if before is not None:
+            self._weight -= _weight(before)
+        if _keys(version) > _CACHED_META_CHARACTERS:
             return
         self._versions[version.name] = version
-        self._versions.move_to_end(version.name)
-        if len(self._versions) > self._size:
-            self._versions.popitem(last=False)
+        self._weight += _weight(version)
+        while self._weight > self._size:
+            _, oldest = self._versions.popitem(last=False)
+            self._weight -= _weight(oldest)
 
 
 class _Read:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
+from sys import intern
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -482,7 +483,8 @@ def _version(row: tuple[Any, ...]) -> Version:
     if digest is not None:
         content = Content(ContentHash(digest), size, _scheme(k, m, block_size))
     keys = {} if meta is None else json.loads(meta)
-    return Version(name, number, content, created, content_type, keys)
+    # There are few types, and many versions are kept in memory.
+    return Version(name, number, content, created, intern(content_type), keys)
 
 
 @lru_cache(maxsize=64)

@@ -60,7 +60,8 @@ class MetadataLimits:
     :ivar snapshot_bytes: a snapshot is taken when the log has more than this many bytes and more
         than half of the database's.
     :ivar batch_versions: the most versions that are committed together.
-    :ivar cached_versions: how many newest versions are kept in memory.
+    :ivar cached_versions: how many newest versions are kept in memory, of about 700 bytes each; one
+        with a long name or many keys counts for several.
     :ivar cheap_bytes: a database up to this size is saved at a clean stop, too, when the log has
         more than half of its size.
     :ivar answer_timeout_s: who waits longer for a database whose drive hangs is told so. Nothing
@@ -72,7 +73,7 @@ class MetadataLimits:
     retry_s: float = 10.0
     snapshot_bytes: int = 64 << 20
     batch_versions: int = 1000
-    cached_versions: int = 10_000
+    cached_versions: int = 65_536
     cheap_bytes: int = 16 << 20
     answer_timeout_s: float = 10.0
     queue_timeout_s: float = 30.0

@@ -152,11 +152,19 @@ class MemoryTests(SqliteCase):
         store = await self.open(MetadataLimits(cached_versions=10))
         await add_all(store, [draft(f"n{i}") for i in range(50)])
         self.assertEqual(len(store._latest._versions), 10)
+        for _ in range(3):
+            await store.add(draft("n49"))
+        self.assertEqual(len(store._latest._versions), 10)
+        await store.add(draft("n" * 1000))
+        await store.add(draft("short", meta={"k": "v" * 150}))
+        self.assertEqual(list(store._latest._versions), ["n" * 1000, "short"])
+        await add_all(store, [draft(f"n{i}") for i in range(49)])
+        self.assertEqual(len(store._latest._versions), 10)
         await store.add(draft("n49", meta={"k": "v" * 5000}))
         self.assertNotIn("n49", store._latest._versions)
         latest = await store.latest("n49")
         assert latest is not None
-        self.assertEqual(latest.number, 2)
+        self.assertEqual(latest.number, 5)
 
     async def test_reads_are_never_older_than_what_was_acknowledged(self) -> None:
         """Many readers and writers and a memory of three names: no read goes back in time."""
