@@ -242,7 +242,7 @@ class HttpNode:
             take(blocks)
 
         size = content.scheme.shard_size(content.size)
-        return self._gets.begin(Question(GET, content.hash, index), (), size, told).leave
+        return self._gets.begin(Question(GET, content.hash, index, content), (), size, told).leave
 
     def _failure(self, reply: Reply) -> DostoreError:
         """What a reply to an entry of a batch means that is no success."""

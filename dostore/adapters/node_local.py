@@ -265,6 +265,17 @@ class DriveNode(DriveAccess):
         place = self.store.volumes.find(content_hash, index) if window.stripes == 1 else None
         return place is not None and self.store.volumes.read_now(place, window.content, places[0])
 
+    def whole_now(self, content: Content, index: int) -> memoryview | None:
+        """The bytes of a whole shard, verified, if nothing has to be waited for.
+
+        :returns: None when they cannot be had so: open it, and see why.
+        """
+        window = None if self.state is DriveState.AWAY else Window.of_shard(content, index)
+        if window is None:
+            return None
+        buffer = memoryview(bytearray(window.size))
+        return buffer if self.read_now(index, window, buffer) else None
+
     async def _bring_back(self, content_hash: ContentHash, index: int) -> ShardName:
         """Move a shard back from ``garbage/``; several may ask for it at the same time."""
         name = self._garbage.get(content_hash, index)

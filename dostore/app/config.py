@@ -24,6 +24,7 @@ from dostore.app.settings import (
     Settings,
     absolute,
     address,
+    files_to_keep,
     path,
     read_bytes,
     read_compression_level,
@@ -59,10 +60,6 @@ MAX_WORKERS = 64
 MAX_DRIVES = 256
 
 _MAX_DEFAULT_CONNECTIONS = 4096
-_MAX_KEPT_FILES = 8192
-
-#: With fewer, none is left for files that are kept open.
-_MANY_OPEN_FILES = 4096
 
 _INDEX = re.compile("[a-z0-9][a-z0-9._-]{0,127}")
 _ELLIPSIS = re.compile(r"\{([0-9]{1,9})\.\.\.([0-9]{1,9})\}")
@@ -157,9 +154,7 @@ def read_config(
     drives = _drives(settings, folder, root, scheme) if cluster is None else ()
     pack_below = read_pack_below(settings)
     per_client = 1 + scheme.shards
-    kept_files = 0
-    if cluster is None and open_files >= _MANY_OPEN_FILES:
-        kept_files = min(open_files // 4, _MAX_KEPT_FILES)
+    kept_files = files_to_keep(open_files) if cluster is None else 0
     reserved = RESERVED_FILES + kept_files + (KEPT_OPEN * len(drives) if pack_below else 0)
     connections = (open_files - reserved) // per_client
     # A file cannot be called nothing, so that can stand for none.

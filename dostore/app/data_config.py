@@ -21,6 +21,7 @@ from dostore.app.settings import (
     Settings,
     absolute,
     address,
+    files_to_keep,
     path,
     read_broker,
     read_bytes,
@@ -52,6 +53,7 @@ class DataConfig:
     :ivar compression_level: to compress shards by; None: not to.
     :ivar pack_below: shards of contents of fewer bytes are packed.
     :ivar max_connections: connected at one time.
+    :ivar kept_files: how many files of shards are kept open on top of what they need.
     :ivar access_log: the file for one line a request; None: no such log.
     :ivar body_timeout_s: how long a client may be silent in the middle of a body.
     :ivar shutdown_grace_s: how long requests under way may go on after SIGTERM.
@@ -68,6 +70,7 @@ class DataConfig:
     compression_level: int | None
     pack_below: int
     max_connections: int
+    kept_files: int
     access_log: str | None
     body_timeout_s: float
     shutdown_grace_s: float
@@ -97,7 +100,8 @@ def read_data_config(
         )
     host, port = settings.read("listen", DEFAULT_LISTEN, address)
     pack_below = read_pack_below(settings)
-    reserved = RESERVED_FILES + (KEPT_OPEN if pack_below else 0)
+    kept_files = files_to_keep(open_files)
+    reserved = RESERVED_FILES + kept_files + (KEPT_OPEN if pack_below else 0)
     connections = (open_files - reserved) // _FILES_A_CONNECTION
     # A file cannot be called nothing, so that can stand for none.
     access_log = settings.read("access-log", "", str)
@@ -117,6 +121,7 @@ def read_data_config(
             str(max(MIN_DEFAULT_CONNECTIONS, min(connections, _MAX_DEFAULT_CONNECTIONS))),
             whole_number(1, 1_000_000),
         ),
+        kept_files=kept_files,
         access_log=absolute(folder, access_log) if access_log else None,
         body_timeout_s=settings.read("body-timeout", DEFAULT_BODY_TIMEOUT_S, seconds(0.1)),
         shutdown_grace_s=settings.read("shutdown-grace", DEFAULT_SHUTDOWN_GRACE_S, seconds(0.0)),

@@ -88,6 +88,7 @@ class DataServer:
             sync=config.shard_sync,
             compression_level=config.compression_level,
             pack_below=config.pack_below,
+            kept_files=config.kept_files,
             address=lambda _: config.address,
         )
         self._drive: Drive = self._drives.drives[0]
@@ -121,6 +122,7 @@ class DataServer:
                 max_connections=config.max_connections, body_timeout_s=config.body_timeout_s
             ),
             access_log=config.access_log,
+            whole_now=self._drive.node.whole_now,
         )
 
     def _warn_without_secret(self) -> None:

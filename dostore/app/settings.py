@@ -35,6 +35,11 @@ _MAX_SECRET_BYTES = 1024
 RESERVED_FILES = 64
 MIN_DEFAULT_CONNECTIONS = 16
 
+_MAX_KEPT_FILES = 8192
+
+#: With fewer, none is left for files that are kept open.
+_MANY_OPEN_FILES = 4096
+
 #: Packed shards are read whole.
 MAX_PACK_BELOW = 1 << 20
 
@@ -50,6 +55,14 @@ _FALSITY = {"0": False, "false": False, "no": False, "off": False}
 def environment_variable(name: str) -> str:
     """The environment variable that stands for option ``--name``."""
     return _ENVIRONMENT.get(name, "DOSTORE_" + name.replace("-", "_").upper())
+
+
+def files_to_keep(open_files: int) -> int:
+    """How many files of shards are kept open on top of what they need.
+
+    :param open_files: how many files this process may have open.
+    """
+    return min(open_files // 4, _MAX_KEPT_FILES) if open_files >= _MANY_OPEN_FILES else 0
 
 
 class Settings:

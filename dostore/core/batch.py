@@ -63,7 +63,7 @@ class Question:
 
     :ivar kind: PUT, NEW or GET.
     :ivar index: of the shard.
-    :ivar content: what is put belongs to; None for a GET.
+    :ivar content: what is put belongs to; what is got is expected to, None when that is not known.
     :ivar shard_hash: of what is put, as its file's name has it; empty for a GET.
     """
 
@@ -76,7 +76,9 @@ class Question:
     @property
     def length(self) -> int:
         """How many bytes belong to it."""
-        return 0 if self.content is None else self.content.scheme.shard_size(self.content.size)
+        if self.kind == GET or self.content is None:
+            return 0
+        return self.content.scheme.shard_size(self.content.size)
 
 
 @frozen(slots=True)
@@ -177,7 +179,7 @@ def _question(
     shard_hash: bytes,
 ) -> Question:
     asked = ContentHash(content_hash)
-    if kind in (PUT, NEW):
+    if kind in (PUT, NEW) or (k and kind == GET and shard_hash == _NO_HASH):
         try:
             scheme = _scheme(k, m, block_size)
         except ValueError as error:
@@ -187,7 +189,8 @@ def _question(
                 f"An entry of a batch has an index that its scheme has not, or more than"
                 f" {MAX_SHARD_BYTES} bytes."
             )
-        return Question(kind, asked, index, Content(asked, size, scheme), shard_hash)
+        content = Content(asked, size, scheme)
+        return Question(kind, asked, index, content, b"" if kind == GET else shard_hash)
     unused = k or m or block_size or size or shard_hash != _NO_HASH
     if unused or kind != GET or index >= MAX_SHARDS:
         raise InvalidRequest("An entry of a batch is of no kind that there is.")

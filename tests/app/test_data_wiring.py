@@ -51,6 +51,7 @@ class DataServerPartsTests(AsyncTestCase):
             compression_level=None,
             pack_below=0,
             max_connections=10,
+            kept_files=20,
             access_log=None,
             body_timeout_s=60.0,
             shutdown_grace_s=0.0,

@@ -41,12 +41,13 @@ def questions(draw: st.DrawFn) -> Question:
     """Any entry that may be asked."""
     kind = draw(st.sampled_from([PUT, NEW, GET]))
     content_hash = draw(content_hashes)
-    if kind == GET:
+    if kind == GET and draw(st.booleans()):
         return Question(kind, content_hash, draw(indexes))
     scheme = draw(schemes())
     size = draw(st.integers(0, min(4096, scheme.k * MAX_SHARD_BYTES)))
     index = draw(st.integers(0, scheme.shards - 1))
-    return Question(kind, content_hash, index, Content(content_hash, size, scheme), draw(digests))
+    shard_hash = b"" if kind == GET else draw(digests)
+    return Question(kind, content_hash, index, Content(content_hash, size, scheme), shard_hash)
 
 
 @st.composite

@@ -82,6 +82,7 @@ class DataServer:
             now=self.now,
             secret=self.secret,
             limits=self._limits,
+            whole_now=self.node.whole_now,
         )
         return self.factory
 

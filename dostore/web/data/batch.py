@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -37,6 +38,8 @@ from dostore.web.data.shards import check_digest
 from dostore.web.request import Request
 from dostore.web.resource import Resource
 
+WholeNow = Callable[[Content, int], bytes | memoryview | None]
+
 _log = Logger()
 
 _BYTES = (b"Content-Type", b"application/octet-stream")
@@ -48,11 +51,16 @@ _FAILED = b"The server failed. Its log says why."
 
 
 class Batch:
-    """Batches to one node."""
+    """Batches to one node.
 
-    def __init__(self, node: IShardNode, claims: Claims) -> None:
+    :param whole_now: the bytes of a whole shard, verified, of that content and no other; None when
+        they cannot be had without a wait.
+    """
+
+    def __init__(self, node: IShardNode, claims: Claims, whole_now: WholeNow) -> None:
         self._node = node
         self._claims = claims
+        self._whole_now = whole_now
         self.resource = Resource("batch", {b"POST": self.post})
 
     async def post(self, request: Request, rest: bytes) -> None:
@@ -92,14 +100,20 @@ class Batch:
         return Reply(200, question.hash, (index,))
 
     async def _get(self, question: Question, room: _Room) -> Reply:
+        content = question.content
+        if content is not None and room.has(content):
+            plain = self._whole_now(content, question.index)
+            if plain is not None:
+                room.take(content)
+                return Reply(
+                    200, question.hash, (question.index,), content, _framed(content, plain)
+                )
         reader = await self._node.open(question.hash, question.index)
         try:
-            content = reader.info.content
-            data: bytes = b""
+            content, data = reader.info.content, b""
             if room.take(content):
-                blocks = content.scheme.stripe_count(content.size)
-                plain = await reader.read(0, blocks)
-                data = b"".join(frame(plain, block_lengths(content, 0, blocks)))
+                plain = await reader.read(0, content.scheme.stripe_count(content.size))
+                data = _framed(content, plain)
         finally:
             await reader.close()
         return Reply(200, question.hash, (question.index,), content, data)
@@ -111,13 +125,22 @@ class _Room:
     def __init__(self) -> None:
         self._left = MAX_BATCH_BYTES
 
+    def has(self, content: Content) -> bool:
+        """Whether there is room for a shard."""
+        return content.scheme.shard_size(content.size) <= min(self._left, MAX_SHARD_BYTES)
+
     def take(self, content: Content) -> bool:
         """Whether there is room for a shard, which has it then."""
-        size = content.scheme.shard_size(content.size)
-        if size > min(self._left, MAX_SHARD_BYTES):
+        if not self.has(content):
             return False
-        self._left -= size
+        self._left -= content.scheme.shard_size(content.size)
         return True
+
+
+def _framed(content: Content, plain: bytes | memoryview) -> bytes:
+    """The blocks of a whole shard, each after its check."""
+    lengths = block_lengths(content, 0, content.scheme.stripe_count(content.size))
+    return b"".join(frame(plain, lengths))
 
 
 async def _body_of(request: Request) -> bytes:

@@ -10,7 +10,7 @@ from dostore.core.signing import Verifier
 from dostore.ports import IShardNode, ITempShards, IWorkers
 from dostore.web.api.metrics import HttpMetrics
 from dostore.web.connections import Connections, HttpLimits
-from dostore.web.data.batch import Batch
+from dostore.web.data.batch import Batch, WholeNow
 from dostore.web.data.claims import Claims
 from dostore.web.data.contents import Contents
 from dostore.web.data.guard import Guard
@@ -31,6 +31,7 @@ def build_factory(
     secret: bytes | None,
     limits: HttpLimits | None = None,
     access_log: str | None = None,
+    whole_now: WholeNow = lambda content, index: None,
 ) -> Connections:
     """What listens: a factory of connections that serve ``node``.
 
@@ -38,6 +39,7 @@ def build_factory(
     :param now: the time of day in seconds since the epoch, for the age of signatures.
     :param secret: the cluster's, with which requests must be signed; None: anybody may ask.
     :param access_log: the path of a log of requests; None: there is none.
+    :param whole_now: see Batch.
     """
     counted = HttpMetrics(clock.seconds)
     claims = Claims(node)
@@ -47,7 +49,7 @@ def build_factory(
     temps = Temp(node, temp, claims)
     router = Router(
         exact={
-            b"/batch": Batch(node, claims).resource,
+            b"/batch": Batch(node, claims, whole_now).resource,
             b"/glance": contents.glance,
             b"/health/live": about.live,
             b"/health/ready": about.ready,

@@ -6,6 +6,7 @@ import errno
 import hashlib
 from collections.abc import Sequence
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -85,6 +86,28 @@ class BatchTests(DataServerCase):
         assert content is not None
         blocks = content.scheme.stripe_count(content.size)
         return b"".join(unframe(reply.data, block_lengths(content, 0, blocks)))
+
+    async def test_expected(self) -> None:
+        """Who says what a content should be gets its shards all the same when they are otherwise,
+        or damaged, or not there: the answer tells.
+        """
+        samples = [sample(size, size) for size in (0, 36, 4096, 100_000)]
+        await self.ask([putting(what, 1) for what in samples])
+        asked = [(Question(GET, what.content.hash, 1, what.content), b"") for what in samples]
+        for _ in range(2):
+            for what, reply in zip(samples, await self.ask(asked), strict=True):
+                self.assertEqual((reply.status, reply.content), (200, what.content))
+                self.assertEqual(self.plain(reply), what.plain(1))
+        what = samples[2]
+        wrong = evolve(what.content, size=what.content.size - 1)
+        (reply,) = await self.ask([(Question(GET, what.content.hash, 1, wrong), b"")])
+        self.assertEqual((reply.status, reply.content), (200, what.content))
+        (reply,) = await self.ask([(Question(GET, what.content.hash, 0, what.content), b"")])
+        self.assertEqual(reply.status, 404)
+        for path in (self.server.folder / "objects").iterdir():
+            path.write_bytes(bytes(path.stat().st_size))
+        for reply in await self.ask(asked):
+            self.assertEqual(reply.status, 410)
 
     async def test_put_and_get(self) -> None:
         """Shards of many contents are kept by one request, and come back by another, each whole."""
