@@ -39,8 +39,9 @@ class DriveScan:
                 # replaced, which may be of another scheme. A third party's is found out when it is
                 # read.
                 older, newer = sorted((twin, name), key=self._written_s)
-                index.add(newer)
-                store.files.unlink(os.path.join(store.objects, str(older)))
+                kept, other = (newer, older) if self._footer_of(newer) else (older, newer)
+                index.add(kept)
+                store.files.unlink(os.path.join(store.objects, str(other)))
         for names in store.files.names(store.garbage):
             for name in removed.load(names):
                 removed.add(name)
@@ -75,12 +76,25 @@ class DriveScan:
 
     def _is_otherwise(self, name: ShardName, footer: Footer) -> bool:
         """Whether a file is a shard by another scheme than that with a footer."""
+        found = self._footer_of(name)
+        return found is not None and found.info != footer.info
+
+    def _footer_of(self, name: ShardName) -> Footer | None:
+        """The footer of a file; None: it is damaged. So are blocks in memory, which are read too."""
         try:
             shard = self._store.open(name)
         except BadShard:
-            return False
-        shard.close()
-        return shard.footer.info != footer.info
+            return None
+        try:
+            content = shard.footer.info.content
+            blocks = content.scheme.stripe_count(content.size)
+            if shard.is_quick(0, blocks):
+                shard.read(0, blocks)
+        except BadShard:
+            return None
+        finally:
+            shard.close()
+        return shard.footer
 
     def _written_s(self, name: ShardName) -> float:
         return self._store.files.modified(os.path.join(self._store.objects, str(name)))

@@ -91,6 +91,23 @@ class StartTests(StoreCase):
             self.assertEqual(index.get(old.content.hash, 0), names[1])
             self.assertEqual(os.listdir(self.folder / "objects"), [str(names[1])])
 
+    def test_twins_one_of_which_is_damaged(self) -> None:
+        """The later of two files does not count when it is not whole: then the other one does, as
+        of a file and a packed shard."""
+        old, new = sample(4000), sample(4000, scheme=type(SCHEME)(1, 2, 65536))
+        for at in (0, -1):
+            names = [self.write(what, 0)[1] for what in (old, new)]
+            for seconds, name in enumerate(names):
+                path = self.folder / "objects" / str(name)
+                if name == names[1]:
+                    data = bytearray(path.read_bytes())
+                    data[at] ^= 1
+                    path.write_bytes(data)
+                os.utime(path, (1e9 + seconds, 1e9 + seconds))
+            index, _ = self.store.scan()
+            self.assertEqual(index.get(old.content.hash, 0), names[0])
+            self.assertEqual(os.listdir(self.folder / "objects"), [str(names[0])])
+
 
 class TempTests(StoreCase):
     """Shards that are being written."""
