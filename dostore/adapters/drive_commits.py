@@ -188,7 +188,11 @@ class Commits:
             # Whether or not anybody still waits: the shard is there.
             if outcome is PACKED:
                 took_packed(commit.content.hash, commit.index)
-                self._tell(commit, None)
+                waits = commit.waits
+                if waits is not None:
+                    commit.waits = None
+                    self.ended += 1
+                    waits.ended(commit.index, None)
             elif isinstance(outcome, ShardName):
                 self._owner.took(outcome)
                 self._tell(commit, None)
@@ -216,36 +220,46 @@ class Commits:
 
     def _commit(self, batch: list[Commit]) -> None:
         store = self._owner.store
+        below, as_they_are = store.pack_below, store.packs_plain
+        plain: list[tuple[Content, int, Block]] = []
         packed: list[Commit] = []
         small: list[Commit] = []
         large: list[Commit] = []
         for commit in batch:
-            if store.is_packed(commit.content):
-                packed.append(commit)
+            content = commit.content
+            if content.size < below:
+                blocks = commit.blocks
+                if as_they_are and commit.temp is None and is_plain(content, blocks):
+                    plain.append((content, commit.index, blocks[0]))
+                    commit.outcome = PACKED
+                else:
+                    packed.append(commit)
             elif commit.temp is None and store.is_small(commit.blocks):
                 small.append(commit)
             else:
                 large.append(commit)
-        if packed:
-            self._pack(packed)
+        if plain or packed:
+            self._pack(batch, packed, plain)
         if small:
             self._keep(small)
         if large:
             self._place(large)
 
-    def _pack(self, batch: list[Commit]) -> None:
+    def _pack(
+        self,
+        batch: list[Commit],
+        packed: list[Commit],
+        plain: list[tuple[Content, int, Block]],
+    ) -> None:
         """Shards of small contents, if so wished: durable by one sync of the last volume, and that
         is all.
+
+        :param packed: those of a batch that have to be made fit for it.
+        :param plain: others of it.
         """
         store = self._owner.store
         entries: list[Entry] = []
-        plain: list[tuple[Content, int, Block]] = []
-        for commit in batch:
-            content, blocks = commit.content, commit.blocks
-            if store.packs_plain and commit.temp is None and is_plain(content, blocks):
-                plain.append((content, commit.index, blocks[0]))
-                commit.outcome = PACKED
-                continue
+        for commit in packed:
             try:
                 if commit.temp is None:
                     entry = store.pack(commit.content, commit.index, commit.blocks)
@@ -263,7 +277,7 @@ class Commits:
             for commit in batch:
                 if commit.outcome is PACKED:
                     commit.outcome = error
-        for commit in batch:
+        for commit in packed:
             if commit.temp is not None:
                 self._clean(self._owner.drop, commit.temp)
 

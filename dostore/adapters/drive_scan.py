@@ -80,7 +80,7 @@ class DriveScan:
         return found is not None and found.info != footer.info
 
     def _footer_of(self, name: ShardName) -> Footer | None:
-        """The footer of a file; None: it is damaged. So are blocks in memory, which are read too."""
+        """The footer of a file; None: it is damaged. Blocks that are in memory are read as well."""
         try:
             shard = self._store.open(name)
         except BadShard:

@@ -71,6 +71,7 @@ class DriveStore:
     :param pack_below: shards of contents of fewer bytes are packed.
     :param kept_files: how many of the files that were read last are kept open.
     :param now: the time of day in seconds since the epoch.
+    :ivar pack_below: that.
     :ivar kept: those.
     :ivar shards: how they are read.
     """
@@ -92,7 +93,7 @@ class DriveStore:
         self.volumes = Volumes(folder, files, now, sync=sync)
         self._sync = sync
         self._compression_level = compression_level
-        self._pack_below = pack_below
+        self.pack_below = pack_below
         self._buffer = bytearray(WHOLE_FILE_BYTES + 1)
         self.kept = KeptFiles(files, kept_files)
         self.shards = KeptShards(files, self.kept)
@@ -167,7 +168,7 @@ class DriveStore:
 
     def is_packed(self, content: Content) -> bool:
         """Whether shards of a content go into volumes."""
-        return content.size < self._pack_below
+        return content.size < self.pack_below
 
     def pack(self, content: Content, index: int, blocks: Sequence[Block]) -> Entry:
         """What is to be packed of a whole shard.

@@ -14,7 +14,7 @@ from dostore.adapters.drive_puts import Puts
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.drive_watch import DriveWatch
 from dostore.adapters.files import Files
-from dostore.adapters.node_local import DriveNode, DriveState
+from dostore.adapters.node_local import DriveNode, DriveState, Pages
 from dostore.core.model import Content
 from dostore.core.names import ContentHash, ShardName
 from dostore.core.scheme import Scheme
@@ -79,6 +79,7 @@ class DriveSet:
         self._clock = clock
         self._puts = Puts(clock, soon, call_in_reactor)
         self._members: Sequence[Member] | None = None
+        self._pages: Sequence[Pages] | None = None
         self.drives = [
             Drive(
                 folder,
@@ -141,11 +142,13 @@ class DriveSet:
 
     def _changed(self) -> None:
         """What is told of the drives may be otherwise. Called on any thread."""
-        self._members = None
+        self._members = self._pages = None
 
     def expected(self, content_hash: ContentHash, shards: int) -> Mapping[int, Sequence[str]]:
         """See ICluster. The drives' indexes are in memory, so it is what is there."""
         found: dict[int, list[str]] = {}
+        if not self._may_have(content_hash.digest):
+            return found
         for drive in self.drives:
             if drive.node.state is not DriveState.AWAY:
                 for index in drive.node.held(content_hash):
@@ -154,6 +157,26 @@ class DriveSet:
 
     async def look_again(self, content_hash: ContentHash) -> bool:
         """See ICluster. A drive is looked at all the time."""
+        return False
+
+    def _may_have(self, digest: bytes) -> bool:
+        """Whether any drive may have something of a content; only by chance none has.
+
+        None has of most that is asked for: each content that is put.
+        """
+        pages = self._pages
+        if pages is None:
+            pages = self._pages = [drive.node.pages() for drive in self.drives]
+        first = digest[0]
+        number = first << 7 | digest[1] >> 1
+        for files, garbage, packed, removed in pages:
+            if (
+                digest in files[first]
+                or digest in packed[number]
+                or digest in garbage[first]
+                or digest in removed[number]
+            ):
+                return True
         return False
 
     def read_now(self, content: Content, start: int, stop: int) -> memoryview | None:

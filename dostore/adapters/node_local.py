@@ -36,6 +36,15 @@ from dostore.threads import IWorkers
 
 T = TypeVar("T")
 
+#: Pages of the indexes of files, of those in ``garbage/``, of packed shards, and of those of them
+#: that can be given back.
+Pages = tuple[
+    Sequence[Mapping[bytes, bytes]],
+    Sequence[Mapping[bytes, bytes]],
+    Sequence[bytes],
+    Sequence[bytes],
+]
+
 _log = Logger()
 
 
@@ -342,18 +351,16 @@ class DriveNode(DriveAccess):
     def held(self, content_hash: ContentHash) -> Collection[int]:
         """What the indexes say of a content, whatever the drive's state."""
         volumes = self.store.volumes
-        digest = content_hash.digest
-        first = digest[0]
-        if not (
-            digest in self._index.pages[first]
-            or digest in self._garbage.pages[first]
-            or volumes.may_have(digest)
-        ):
-            # So it is with most that is asked for: each content that is put.
-            return ()
         return _both(self._index.indexes(content_hash), volumes.indexes(content_hash)) or _both(
             self._garbage.indexes(content_hash), volumes.removed(content_hash)
         )
+
+    def pages(self) -> Pages:
+        """What has to be looked into to know that nothing of a content is here, until
+        :attr:`changed` is called.
+        """
+        state = self.store.volumes.state
+        return self._index.pages, self._garbage.pages, state.live.pages, state.removed.pages
 
     def names(self, content_hash: ContentHash) -> Sequence[ShardName | Place]:
         """The shards of a content that can be opened here; none when the drive is away."""

@@ -269,13 +269,6 @@ class Volumes:
 
     # Finding and reading
 
-    def may_have(self, digest: bytes) -> bool:
-        """Whether there may be a shard of a content, or one that can be given back; only by chance
-        there is not.
-        """
-        number, state = digest[0] << 7 | digest[1] >> 1, self.state
-        return digest in state.live.pages[number] or digest in state.removed.pages[number]
-
     def find(self, content_hash: ContentHash, index: int) -> Place | None:
         """Where a shard is that is there."""
         return self.state.find(content_hash.digest, index)

@@ -143,7 +143,7 @@ class KeptTests(VolumeCase):
 
     def test_long_one(self) -> None:
         """One that is too long for that is read on a thread."""
-        self.node.store._pack_below = 1 << 20
+        self.node.store.pack_below = 1 << 20
         what = sample((1 << 20) - 1)
         self.put(what)
         self.assert_there(what)
