@@ -21,6 +21,11 @@ _log = Logger()
 #: Hashes asked of the metadata store at a time.
 _BATCH = 500
 
+#: After each page it pauses for so many times as long as that took, but not longer than this: to
+#: go through a million shards keeps the reactor busy for seconds, and clients are served meanwhile.
+_PAUSE_SHARE = 3
+_MAX_PAUSE_S = 0.25
+
 #: Hashes themselves are compared by tuples that are made for it: forty times as slow.
 _digest = attrgetter("digest")
 
@@ -62,6 +67,7 @@ class OrphanSweep:
         """Go through all contents once; how many were removed."""
         removed = 0
         for page in range(256):
+            began = self._clock.seconds()
             members = [m for m in self._cluster.members() if m.live]
             hashes: set[ContentHash] = set()
             for outcome in await gather([m.node.inventory(page) for m in members]):
@@ -70,7 +76,8 @@ class OrphanSweep:
             ordered = sorted(hashes, key=_digest)
             for at in range(0, len(ordered), _BATCH):
                 removed += await self._sweep(ordered[at : at + _BATCH], members)
-            await deferLater(self._clock, 0)
+            taken_s = self._clock.seconds() - began
+            await deferLater(self._clock, max(0.0, min(_MAX_PAUSE_S, _PAUSE_SHARE * taken_s)))
         if removed:
             _log.info("{removed} contents without a version were removed", removed=removed)
         return removed
