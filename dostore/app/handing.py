@@ -57,6 +57,7 @@ class HandOut:
     """
 
     noisy = False
+    serves_all = True
 
     def __init__(self, connections: Connections, takers: Sequence[Taker]) -> None:
         self._connections = connections

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import site
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -59,7 +59,7 @@ _MAX_WAITING = 256
 
 #: What is run, with the descriptor by which the worker finds the front; never from a folder where
 #: somebody may have put modules of these names.
-WORKER_COMMAND = (sys.executable, "-P", "-m", "dostore.app.worker")
+_COMMAND = (sys.executable, "-P", "-m", "dostore.app.worker")
 
 #: Takes a connection that a worker gives back: its descriptor, whether the worker had tried to
 #: answer, and what has come.
@@ -67,6 +67,34 @@ ComeBack = Callable[[int, bool, bytes], None]
 
 #: Takes a message of a kind that only one shape has.
 Receive = Callable[["Worker", bytes], None]
+
+
+class Process(Protocol):
+    """A process that was started."""
+
+    def poll(self) -> int | None:
+        """Its exit status, once it has ended; negative: the signal that ended it."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+def spawn_worker(descriptor: int) -> Process:
+    """Start one.
+
+    :raises OSError: that is not possible now.
+    """
+    environ = dict(os.environ)
+    # Where this process found the program, whatever its working folder is now.
+    root = str(Path(dostore.__file__).resolve().parent.parent)
+    if root not in site.getsitepackages():
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [*_COMMAND, str(descriptor)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[descriptor],
+        env=environ,
+    )
 
 
 class Worker:
@@ -81,7 +109,7 @@ class Worker:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.packets: Packets | None = None
         self.serving = False
         self.given: set[int] = set()
@@ -126,6 +154,7 @@ class Supervisor:
     :param config: how each is configured.
     :param descriptor: of a file that each gets; it stays the caller's.
     :param receive: takes messages of other kinds.
+    :param spawn: starts a process that finds the front by a descriptor.
     """
 
     def __init__(
@@ -135,14 +164,14 @@ class Supervisor:
         *,
         descriptor: int | None = None,
         receive: Receive | None = None,
-        command: Sequence[str] = WORKER_COMMAND,
+        spawn: Callable[[int], Process] | None = None,
     ) -> None:
         self.workers = [Worker(number + 1) for number in range(config.workers - 1)]
         self._config = config
         self._reactor = reactor
         self._descriptor = descriptor
         self._receive = receive
-        self._command = command
+        self._spawn = spawn or spawn_worker
         self._come_back: ComeBack | None = None
         self._stopping = False
 
@@ -162,16 +191,8 @@ class Supervisor:
     def _begin(self, worker: Worker) -> None:
         worker.timer = None
         ours, theirs = pair()
-        # Where this process found the program, whatever its working folder is now.
-        root = str(Path(dostore.__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         try:
-            worker.process = subprocess.Popen(
-                [*self._command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": path},
-            )
+            worker.process = self._spawn(theirs.fileno())
         except OSError as error:
             ours.close()
             _log.error("Worker {n} cannot be started: {error}", n=worker.number, error=error)
@@ -179,7 +200,7 @@ class Supervisor:
             return
         finally:
             theirs.close()
-        worker.began_s = time.monotonic()
+        worker.began_s = self._reactor.seconds()
         worker.packets = Packets(
             ours, self._reactor, partial(self._take_message, worker), partial(self._lost, worker)
         )
@@ -219,14 +240,14 @@ class Supervisor:
         worker.past.add(worker.counts.ended())
         worker.counts = Counts()
         self._wake(worker.counted)
-        self._reap(worker, time.monotonic() + END_S)
+        self._reap(worker, self._reactor.seconds() + END_S)
 
     def _reap(self, worker: Worker, until_s: float) -> None:
         process = worker.process
         assert process is not None, "it was started"
         status = process.poll()
         if status is None:
-            if time.monotonic() > until_s:
+            if self._reactor.seconds() > until_s:
                 process.kill()
             worker.timer = self._reactor.callLater(_REAP_S, self._reap, worker, until_s)
             return
@@ -235,7 +256,7 @@ class Supervisor:
         if self._stopping:
             return
         how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        if time.monotonic() - worker.began_s >= LONG_LIFE_S:
+        if self._reactor.seconds() - worker.began_s >= LONG_LIFE_S:
             worker.pause_s = FIRST_PAUSE_S
         _log.error(
             "Worker {n} ended {how}; it is started again in {pause:g} s",

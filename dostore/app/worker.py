@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent, globalLogBeginner
+from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -46,6 +47,10 @@ _log = Logger(namespace="dostore")
 #: More messages than this that the front has not read: it hangs, or is overwhelmed. Then no more
 #: connections are passed on, and no more lines are logged.
 _MAX_WAITING = 1024
+
+#: What the front has not read when the worker ends gets so long.
+_FLUSH_S = 3.0
+_FLUSH_LOOK_S = 0.02
 
 _PR_SET_PDEATHSIG = 1
 
@@ -89,6 +94,8 @@ class WorkerProcess:
     :param end: of the socket to the front.
     """
 
+    serves_all = False
+
     def __init__(
         self, end: socket.socket, reactor: Any, make: Make, end_process: Callable[[int], None]
     ) -> None:
@@ -118,7 +125,8 @@ class WorkerProcess:
         failure = event.get("log_failure")
         if failure is not None:
             text = f"{text}\n{failure.getTraceback()}"
-        self.send(format_log(event["log_level"].name, event.get("log_namespace", ""), text))
+        level = event.get("log_level", LogLevel.info)
+        self.send(format_log(level.name, event.get("log_namespace", ""), text))
 
     def _receive(self, data: bytes, descriptor: int | None) -> None:
         kind = data[:1]
@@ -201,6 +209,10 @@ class WorkerProcess:
             self._connections.doStop()  # type: ignore[no-untyped-call]
         if self._parts is not None:
             await self._parts.stop()
+        # Connections that were passed on at last.
+        until_s = self._reactor.seconds() + _FLUSH_S
+        while len(self._packets) and self._reactor.seconds() < until_s:
+            await deferLater(self._reactor, _FLUSH_LOOK_S)
         self._finish(0)
 
 

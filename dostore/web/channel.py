@@ -293,6 +293,15 @@ class Channel(Outgoing):
         data, self._input = self._input, b""
         return data
 
+    def stay(self, data: bytes) -> None:
+        """It was to leave, and cannot: go on here with what had come."""
+        self.deaf = False
+        self.request = None
+        self.quick = 0
+        self.release(self._holds)
+        data, self._input = data + self._input, b""
+        self._take(data)
+
     def drop_body(self) -> None:
         """The request is answered, but its body is still coming: receive and forget it."""
         if self.persistent:

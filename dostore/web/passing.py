@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 class Passing(typing.Protocol):
-    """Knows which requests are answered here, and passes the connections with others on."""
+    """Knows which requests are answered here, and passes the connections with others on.
+
+    :ivar serves_all: what cannot be passed on is answered here all the same.
+    """
+
+    serves_all: bool
 
     def keeps(self, request: Request) -> bool:
         """Whether a request, whose header section has come, is answered here."""
@@ -64,8 +69,11 @@ def leave(channel: Channel) -> None:
     transport = channel.transport
     data, channel.leaving = channel.leaving, b""
     if passing is None or not passing.take(channel, transport.fileno(), data):
-        channel.deaf = False
-        channel.refuse(503, "Unavailable", "The server cannot take this now. Try again soon.")
+        if passing is not None and passing.serves_all:
+            channel.stay(data)
+        else:
+            channel.deaf = False
+            channel.refuse(503, "Unavailable", "The server cannot take this now. Try again soon.")
         return
     channel.passed = channel.deaf = True
     channel.forget_transport()

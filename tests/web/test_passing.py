@@ -20,6 +20,8 @@ class Neighbour:
     :ivar taken: what each connection came with.
     """
 
+    serves_all = False
+
     def __init__(self) -> None:
         self.mine: tuple[bytes, ...] = (b"/objects/",)
         self.willing = True
@@ -39,6 +41,9 @@ class Neighbour:
         """See Passing."""
         if self.willing:
             self.taken.append(data)
+        elif self.serves_all:
+            # Whatever made it leave does so no more.
+            self.mine = (b"/",)
         return self.willing
 
     def ended(self, channel: Channel) -> None:
@@ -176,6 +181,18 @@ class PassingTests(HttpTestCase):
         self.settle()
         self.assertEqual(client.answer().status, 503)
         self.assertTrue(client.ended)
+
+    def test_nobody_to_go_to_from_where_all_is_answered(self) -> None:
+        """It is answered here then, at once or when all before is sent, and so is what follows."""
+        self.neighbour.willing, self.neighbour.serves_all = False, True
+        for reading in (True, False):
+            self.neighbour.mine = (b"/objects/",)
+            client = self.connect(reading=reading)
+            client.send(request_bytes("GET", "/objects/a") + request_bytes("GET", "/metrics"))
+            client.send(request_bytes("GET", "/health/live"))
+            client.read_on()
+            self.settle()
+            self.assertEqual([answer.status for answer in client.answers()], [404, 200, 200])
 
     def test_what_arrives_with_bytes(self) -> None:
         """A connection that comes from another process goes on with what that had received."""
