@@ -139,4 +139,7 @@ class HttpWriter:
             # Its error was or will be told by another call; here it changes nothing.
             _ = sending.addErrback(lambda _: None)
             sending.cancel()
-        await self._node.link.ask(b"DELETE", self._target, timeout_s=QUICK_TIMEOUT_S)
+        try:
+            await self._node.link.ask(b"DELETE", self._target, timeout_s=QUICK_TIMEOUT_S)
+        except NodeUnavailable as error:
+            _log.info("A shard that was given up is left for the sweep: {error}", error=error)

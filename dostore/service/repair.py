@@ -185,12 +185,12 @@ class Repairer:
             held = await self._cluster.locate(content_hash)
             census = await take_census(self._cluster, content_hash, held)
             content, sound = census.content, census.sound
+            needed = 1 if content is None else content.scheme.k
+            if len(sound) < needed:
+                await self._require_everybody(content_hash, held, needed - len(sound))
             if content is None:
                 raise ContentLost("No shard is left.", found=0, needed=1)
             if len(sound) < content.scheme.k:
-                away = sum(1 for member in self._cluster.members() if not member.live)
-                if len(sound) + away >= content.scheme.k:
-                    raise Unavailable(f"{away} nodes are away, and too few shards are elsewhere.")
                 raise ContentLost(
                     f"{len(sound)} of {content.scheme.shards} shards are there; "
                     f"{content.scheme.k} are needed.",
@@ -242,6 +242,28 @@ class Repairer:
             if address in usable and index < count and index not in {*placed, *census.sound}:
                 placed[index] = address
         return {index: members[address].node for index, address in placed.items()}
+
+    async def _require_everybody(
+        self, content_hash: ContentHash, held: Mapping[int, Sequence[str]], missing: int
+    ) -> None:
+        """Make sure that what is missing of a content is with nobody: who was silent may have it.
+
+        :param held: who was asked for which shard already.
+        :raises Unavailable: so many shards may be left.
+        """
+        members = self._cluster.members()
+        live = [member for member in members if member.live]
+        outcomes = await gather([member.node.holds(content_hash) for member in live])
+        silent = len(members) - sum(outcome.ok for outcome in outcomes)
+        told = {
+            index
+            for member, outcome in zip(live, outcomes, strict=True)
+            if outcome.ok
+            for index in outcome.value
+            if member.address not in held.get(index, ())
+        }
+        if silent + len(told) >= missing:
+            raise Unavailable(f"{silent} nodes are away, and too few shards are elsewhere.")
 
     async def _discard_strays(self, content: Content, census: Census) -> None:
         """Put shards by another scheme out of the way of a content that is whole without them.

@@ -167,13 +167,13 @@ class RepairTests(WritingCase):
         told = [line for line in lines if " is lost: " in line]
         self.assertEqual({line.split()[0] for line in told}, {str(h) for h in versions.values()})
         self.assertEqual((len(told), machine.store.stats.lost_contents), (4, 4))
-        state = await machine.run(machine.store.readiness())
+        state = await machine.run(machine.store.readiness(), 0.0)
         self.assertEqual((state.ready, state.lost), (True, 4))
         self.assertIn("4 contents are lost", state.detail)
         self.assertIn(str(versions[3, 4, 5]), state.detail)
         for seed in range(4):
             await machine.put("again", content(SMALL, seed))
-        state = await machine.run(machine.store.readiness())
+        state = await machine.run(machine.store.readiness(), 0.0)
         self.assertEqual((state.lost, state.detail), (0, "All is well."))
         await machine.settle()
         for seed in range(4):
@@ -195,7 +195,7 @@ class RepairTests(WritingCase):
         self.assertEqual(machine.states().count("away"), 1)
         machine.store.repairer.heal()
         await machine.settle()
-        state = await machine.run(machine.store.readiness())
+        state = await machine.run(machine.store.readiness(), 0.0)
         self.assertEqual(state.lost, 1)
         self.assertIn("1 content is lost", state.detail)
         self.assertIn("Degraded", state.detail)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from dostore.core.names import ContentHash
-from dostore.errors import QuorumNotMet, Unavailable
+from dostore.errors import NodeUnavailable, QuorumNotMet, Unavailable
 from dostore.ports import Member
 from tests.service.test_damage import content
 from tests.support.machine import Machine, MachineCase
@@ -22,6 +22,7 @@ class Unheard:
         self._unheard = {d.node.address for d in machine.drives.drives[:away]}
         self._answer: set[str] = set()
         self.dead: set[str] = set()
+        self.silent: set[str] = set()
         self.looks = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -50,7 +51,8 @@ class Unheard:
     ) -> Mapping[int, Sequence[str]]:
         """See ICluster."""
         found = await self._drives.locate(content_hash, everywhere)
-        live = {i: [a for a in where if a not in self._away] for i, where in found.items()}
+        quiet = self._away | self.silent
+        live = {i: [a for a in where if a not in quiet] for i, where in found.items()}
         return {index: where for index, where in live.items() if where}
 
     async def look_again(self, content_hash: ContentHash) -> bool:
@@ -100,3 +102,30 @@ class OutOfReachTests(MachineCase):
         await machine.get("a")
         with self.assertRaises(QuorumNotMet):
             await machine.put("b", content(10))
+
+    async def test_silent_nodes(self) -> None:
+        """A content is not told of as lost while nodes that are silent may have what it lacks."""
+        machine, cluster = await self.unheard(0)
+        repairer = machine.store.repairer
+        (content_hash,) = {c.hash for c in (await machine.store.find("a")).contents}
+        drives = machine.drives.drives
+
+        async def fail(_: object) -> None:
+            raise NodeUnavailable("It took no connection.")
+
+        for silent in (6, 5, 3):
+            cluster.silent = {drive.node.address for drive in drives[:silent]}
+            for unreachable in (silent, 0):
+                for drive in drives[:unreachable]:
+                    self.patch(drive.node, "holds", fail)
+                repairer.notice(content_hash)
+                await machine.settle()
+                self.assertEqual(len(repairer.losses), 0)
+                for drive in drives:
+                    drive.node.__dict__.pop("holds", None)
+        cluster.silent.clear()
+        for index in (0, 1, 5):
+            machine.shard_files()[index].unlink()
+        repairer.notice(content_hash)
+        await machine.settle()
+        self.assertEqual(len(repairer.losses), 1)

@@ -26,7 +26,7 @@ class ReadinessTests(MachineCase):
     async def test_all_is_well(self) -> None:
         """Six drives, and names: ready."""
         machine = await self.started()
-        state = await machine.run(machine.store.readiness())
+        state = await machine.run(machine.store.readiness(), 0.0)
         self.assertEqual((state.ready, state.live, state.detail), (True, 6, "All is well."))
 
     async def test_silent_metadata(self) -> None:
