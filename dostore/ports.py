@@ -381,6 +381,8 @@ class ICluster(Interface):
         placed: Mapping[int, str],
         shards: Sequence[Sequence[bytes | memoryview]],
         need: int,
+        *,
+        only_new: bool = False,
     ) -> Mapping[int, Exception | None]:
         """Put whole small shards, each on a node, as IShardNode.put does.
 
@@ -390,20 +392,11 @@ class ICluster(Interface):
 
         :param placed: the address of the node for each shard, by index.
         :param shards: the blocks of each shard.
+        :param only_new: the content is taken for new: a node that has any shard of it, can give one
+            back, or is getting one, keeps nothing, and AlreadyHeld is why. So of several who put
+            the same content so at the same time, one at most meets no AlreadyHeld.
         :returns: by index, None for a shard that is there, durably, else why it is not; nothing
             for those that were given up.
-        """
-
-    async def put_new(
-        content: Content,
-        placed: Mapping[int, str],
-        shards: Sequence[Sequence[bytes | memoryview]],
-        need: int,
-    ) -> Mapping[int, Exception | None]:
-        """The same for a content that is taken for new: a node that has any shard of it, can give
-        one back, or is getting one, keeps nothing, and AlreadyHeld is why.
-
-        So of several who put the same content at the same time, one at most meets no AlreadyHeld.
         """
 
     def placed(content_hash: ContentHash, holders: Mapping[int, str]) -> None:

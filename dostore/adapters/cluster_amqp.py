@@ -103,21 +103,12 @@ class AmqpCluster:
         placed: Mapping[int, str],
         shards: Sequence[Sequence[bytes | memoryview]],
         need: int,
+        *,
+        only_new: bool = False,
     ) -> Mapping[int, Exception | None]:
         """See ICluster."""
         nodes = self._membership.nodes()
-        return await put_all(nodes, content, placed, shards, need, self._clock, only_new=False)
-
-    async def put_new(
-        self,
-        content: Content,
-        placed: Mapping[int, str],
-        shards: Sequence[Sequence[bytes | memoryview]],
-        need: int,
-    ) -> Mapping[int, Exception | None]:
-        """See ICluster."""
-        nodes = self._membership.nodes()
-        return await put_all(nodes, content, placed, shards, need, self._clock, only_new=True)
+        return await put_all(nodes, content, placed, shards, need, self._clock, only_new=only_new)
 
     async def fetch(self, content: Content) -> bytes | None:
         """See ICluster."""

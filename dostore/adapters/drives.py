@@ -247,18 +247,13 @@ class DriveSet:
         placed: Mapping[int, str],
         shards: Sequence[Sequence[bytes | memoryview]],
         need: int,
+        *,
+        only_new: bool = False,
     ) -> Mapping[int, Exception | None]:
         """See ICluster."""
-        return await self._puts.put(content, placed, shards, need)
-
-    async def put_new(
-        self,
-        content: Content,
-        placed: Mapping[int, str],
-        shards: Sequence[Sequence[bytes | memoryview]],
-        need: int,
-    ) -> Mapping[int, Exception | None]:
-        """See ICluster. Who is asked nothing that costs has no need of it."""
+        if not only_new:
+            return await self._puts.put(content, placed, shards, need)
+        # Where asking costs nothing, nobody has need of this.
         holders = {d.node.address for d in self.drives if d.node.held(content.hash)}
         outcomes: dict[int, Exception | None] = {
             index: AlreadyHeld(f"{address} has a shard of this content.")

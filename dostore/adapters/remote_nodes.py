@@ -116,7 +116,7 @@ async def put_all(
     *,
     only_new: bool,
 ) -> Mapping[int, Exception | None]:
-    """See ICluster.put and put_new.
+    """See ICluster.put.
 
     :param nodes: by address.
     """

@@ -445,7 +445,7 @@ class ContentWriter:
             return False
         placed = dict(enumerate(first))
         need = self._schemes.quorum_of(content.scheme)
-        ended = await self._cluster.put_new(content, placed, shards, need)
+        ended = await self._cluster.put(content, placed, shards, need, only_new=True)
         if any(isinstance(error, AlreadyHeld) for error in ended.values()):
             finding.found = True
             return False

@@ -194,10 +194,11 @@ class ClusterContract(_Base):
         what = sample(10_000)
         addresses = rank(what.content.hash, self.addresses(cluster))
         placed = dict(enumerate(addresses))
-        outcomes = await cluster.put_new(what.content, placed, what.shards, 5)
+        outcomes = await cluster.put(what.content, placed, what.shards, 5, only_new=True)
         self.assertEqual(outcomes, dict.fromkeys(range(SHARDS)))
         for order in (addresses, addresses[1:] + addresses[:1]):
-            outcomes = await cluster.put_new(what.content, dict(enumerate(order)), what.shards, 5)
+            anew = dict(enumerate(order))
+            outcomes = await cluster.put(what.content, anew, what.shards, 5, only_new=True)
             self.assertEqual(sorted(outcomes), list(range(SHARDS)))
             for error in outcomes.values():
                 self.assertIsInstance(error, AlreadyHeld)
@@ -212,7 +213,7 @@ class ClusterContract(_Base):
         what = sample(10_000)
         placed = dict(enumerate(self.addresses(cluster)))
         await self.keep(cluster, what, 2, placed[2])
-        outcomes = dict(await cluster.put_new(what.content, placed, what.shards, 5))
+        outcomes = dict(await cluster.put(what.content, placed, what.shards, 5, only_new=True))
         self.assertIsInstance(outcomes.pop(2), AlreadyHeld)
         self.assertEqual(outcomes, dict.fromkeys((0, 1, 3, 4, 5)))
 

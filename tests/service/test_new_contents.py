@@ -39,17 +39,17 @@ class NewContentTests(WritingCase):
         drives.asking_costs = True
         self.located = 0
         self.put_as_new = 0
-        locate, put_new = drives.locate, drives.put_new
+        locate, put = drives.locate, drives.put
 
         async def count_located(*args: Any, **how: Any) -> Any:
             self.located += 1
             return await locate(*args, **how)
 
         async def count_put(*args: Any, **how: Any) -> Any:
-            self.put_as_new += 1
-            return await put_new(*args, **how)
+            self.put_as_new += bool(how.get("only_new"))
+            return await put(*args, **how)
 
-        drives.locate, drives.put_new = count_located, count_put
+        drives.locate, drives.put = count_located, count_put
 
     async def test_new(self) -> None:
         """Nobody is asked for a small content that is new; for a larger one everybody is."""
