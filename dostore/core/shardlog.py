@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from attrs import frozen
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
@@ -106,27 +106,38 @@ def parse_header(data: bytes) -> SegmentHeader | None:
     return SegmentHeader(number, seed, version)
 
 
-class AnyRecord(Protocol):
-    """What records of all formats have in common; see Record."""
+@frozen(slots=True, kw_only=True)
+class AnyRecord:
+    """What records of all formats have in common, as they were found: of a body only the length and
+    the check are known.
 
-    @property
-    def offset(self) -> int:
-        """Where it begins in its segment."""
+    :ivar offset: where it begins in its segment.
+    :ivar synced: every record before this offset was synced when this one was written.
+    :ivar time_ms: when that was, in milliseconds since the epoch.
+    """
 
-    @property
-    def length(self) -> int:
-        """Bytes of its body."""
+    head_bytes: ClassVar[int]
+
+    kind: Kind
+    offset: int
+    length: int
+    synced: int
+    time_ms: int
+    check: bytes
 
     @property
     def body(self) -> int:
         """Where its body begins."""
+        return self.offset + self.head_bytes
 
     @property
     def end(self) -> int:
         """Where the next record begins."""
+        return self.body + self.length + -self.length % ALIGNMENT
 
     def is_whole(self, body: bytes) -> bool:
         """Whether these are the bytes that it was written with."""
+        return len(body) == self.length and xxh3_128_digest(body) == self.check
 
 
 R = TypeVar("R", bound=AnyRecord)
@@ -153,36 +164,13 @@ class Form(Generic[R]):
         return self.head_bytes + length + -length % ALIGNMENT
 
 
-@frozen(slots=True)
-class Record:
-    """A record as it was found; of its body only the length and the check are known.
+@frozen(slots=True, kw_only=True)
+class Record(AnyRecord):
+    """One of a journal."""
 
-    :ivar offset: where it begins in its segment.
-    :ivar synced: every record before this offset was synced when this one was written.
-    :ivar time_ms: when that was, in milliseconds since the epoch.
-    """
+    head_bytes = HEAD_BYTES
 
-    kind: Kind
     name: ShardName
-    offset: int
-    length: int
-    synced: int
-    time_ms: int
-    check: bytes
-
-    @property
-    def body(self) -> int:
-        """Where its body begins."""
-        return self.offset + HEAD_BYTES
-
-    @property
-    def end(self) -> int:
-        """Where the next record begins."""
-        return self.offset + record_size(self.length)
-
-    def is_whole(self, body: bytes) -> bool:
-        """Whether these are the bytes that it was written with."""
-        return len(body) == self.length and xxh3_128_digest(body) == self.check
 
 
 @frozen(slots=True)
@@ -241,7 +229,15 @@ def parse_head(seed: int, offset: int, data: bytes) -> Record | None:
     if kind not in _KINDS or length > MAX_BODY_BYTES:
         return None
     name = ShardName(ContentHash(content), index, shard)
-    return Record(_KINDS[kind], name, offset, length, synced, time_ms, check)
+    return Record(
+        kind=_KINDS[kind],
+        name=name,
+        offset=offset,
+        length=length,
+        synced=synced,
+        time_ms=time_ms,
+        check=check,
+    )
 
 
 #: The form of a journal's records.

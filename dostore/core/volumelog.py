@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from attrs import define, frozen
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
-from dostore.core.shardlog import HEADER_BYTES, Form, Kind
+from dostore.core.shardlog import HEADER_BYTES, AnyRecord, Form, Kind
 
 FORMAT = 2
 
@@ -109,44 +109,25 @@ def change(
     return Entry(kind, digest, index, size=volume, carried=carried, time_ms=time_ms)
 
 
-@frozen(slots=True)
-class VolumeRecord:
-    """A record as it was found; of its body only the length and the check are known.
+@frozen(slots=True, kw_only=True)
+class VolumeRecord(AnyRecord):
+    """One of a volume.
 
-    :ivar offset: where it begins in its volume.
     :ivar size: see Entry.
     """
 
-    offset: int
-    kind: Kind
+    head_bytes = HEAD_BYTES
+
     index: int
     k: int
     m: int
-    length: int
     block_size: int
     size: int
     major: int
     minor: int
     compression: int
     carried: bool
-    synced: int
-    time_ms: int
     digest: bytes
-    check: bytes
-
-    @property
-    def body(self) -> int:
-        """Where its body begins."""
-        return self.offset + HEAD_BYTES
-
-    @property
-    def end(self) -> int:
-        """Where the next record begins."""
-        return self.offset + VOLUME.record_size(self.length)
-
-    def is_whole(self, body: bytes) -> bool:
-        """Whether these are the bytes that it was written with."""
-        return len(body) == self.length and xxh3_128_digest(body) == self.check
 
     def again(self, body: bytes, time_ms: int) -> Entry:
         """The same in another place."""
@@ -184,22 +165,22 @@ def parse_head(seed: int, offset: int, data: bytes) -> VolumeRecord | None:
         return None
     synced, time_ms, digest, check = rest
     return VolumeRecord(
-        offset,
-        _KINDS[kind],
-        index,
-        k,
-        m,
-        length,
-        block_size,
-        size,
-        major,
-        minor,
-        compression,
-        bool(carried),
-        synced,
-        time_ms,
-        digest,
-        check,
+        offset=offset,
+        kind=_KINDS[kind],
+        index=index,
+        k=k,
+        m=m,
+        length=length,
+        block_size=block_size,
+        size=size,
+        major=major,
+        minor=minor,
+        compression=compression,
+        carried=bool(carried),
+        synced=synced,
+        time_ms=time_ms,
+        digest=digest,
+        check=check,
     )
 
 
