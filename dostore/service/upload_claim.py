@@ -9,13 +9,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from dostore.service.upload_shards import RENEW_S, UploadShards
+from dostore.service.upload_held import RENEW_S, HeldUpload
 
 
 class _Renewal:
     """Renews a claim again and again."""
 
-    def __init__(self, shards: UploadShards, clock: IReactorTime) -> None:
+    def __init__(self, shards: HeldUpload, clock: IReactorTime) -> None:
         self._shards = shards
         self._clock = clock
         self._pause: Deferred[None] | None = None
@@ -52,7 +52,7 @@ class _Renewal:
 
 
 @asynccontextmanager
-async def kept_claim(shards: UploadShards, clock: IReactorTime) -> AsyncIterator[None]:
+async def kept_claim(shards: HeldUpload, clock: IReactorTime) -> AsyncIterator[None]:
     """Keep a claim as long as the block takes, and give it back."""
     renewal = _Renewal(shards, clock)
     try:

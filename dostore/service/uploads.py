@@ -41,8 +41,9 @@ from dostore.service.held_stripes import READ_STRIPES
 from dostore.service.shard_stream import refusal
 from dostore.service.stats import Stats
 from dostore.service.upload_claim import kept_claim
+from dostore.service.upload_held import GRACE_S
 from dostore.service.upload_part import Hashes, UploadPart, too_much
-from dostore.service.upload_shards import GRACE_S, UploadShards
+from dostore.service.upload_shards import UploadShards
 from dostore.service.writing import ContentWriter
 
 #: How long an upload that nobody touches is kept.
