@@ -12,18 +12,17 @@ which block on.
 from __future__ import annotations
 
 import os
-import re
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import islice
-
-from attrs import define, field
 
 from dostore.adapters.drive_store import ABOUT, DriveStore
 from dostore.adapters.large_files import LargeWrites
 from dostore.adapters.temp_records import Settled, about_from_bytes, about_to_bytes
 from dostore.adapters.temp_shard import TempShard
+from dostore.adapters.temp_sweep import sweep
+from dostore.adapters.temp_upload import Upload, block_lengths, plain_lengths
 from dostore.core.model import Content
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import (
@@ -40,7 +39,6 @@ INDEX = ".index"
 STATE = ".state"
 OWNER = ".owner"
 
-_TOKEN = re.compile("[0-9a-f]{32}")
 _ABOUT_LIMIT_BYTES = 2 * MAX_NOTE_BYTES + 4096
 
 #: The largest index: that of a shard of 1.7 TB, in blocks of the usual size.
@@ -54,71 +52,6 @@ _READ_BLOCKS = 16
 
 #: An owner has 32 characters, and then comes a number.
 _OWNER_LIMIT_BYTES = 64
-
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
-
-
-def boot_id() -> str:
-    """What tells this start of the machine from every other."""
-    with open(_BOOT_ID, encoding="ascii") as file:
-        return file.read().strip()
-
-
-@define(eq=False)
-class Upload:
-    """A temporary shard that is being written.
-
-    :ivar pending: what was appended after the last whole block; it is in memory only.
-    :ivar settled: how many blocks are durable.
-    :ivar known: what it is to become is durable.
-    :ivar owner: who wrote to it last; empty: nobody, or it is not known.
-    :ivar since: how many blocks there were when that one began.
-    """
-
-    token: str
-    about: TempAbout
-    temp: TempShard
-    pending: bytes = field(default=b"", repr=False)
-    settled: int = 0
-    known: bool = False
-    owner: str = ""
-    since: int = 0
-
-    @property
-    def held(self) -> int:
-        """Plain bytes that were appended."""
-        return self.temp.builder.plain_size + len(self.pending)
-
-    @property
-    def agreed(self) -> int:
-        """See TempState."""
-        blocks = max(self.settled, self.since)
-        return min(blocks * self.about.scheme.block_size, self.temp.builder.plain_size)
-
-
-def is_token(text: str) -> bool:
-    """Whether it can be the token of a temporary shard."""
-    return _TOKEN.fullmatch(text) is not None
-
-
-def plain_lengths(about: TempAbout) -> Iterator[int]:
-    """Plain bytes of each block, as far as there can be blocks; for ever when no size is known."""
-    scheme = about.scheme
-    if about.size is None:
-        while True:
-            yield scheme.block_size
-    full, rest = divmod(about.size, scheme.stripe_size)
-    for _ in range(full):
-        yield scheme.block_size
-    if rest:
-        yield scheme.block_length(rest)
-
-
-def _lengths(about: TempAbout, first: int, count: int) -> list[int]:
-    """Plain bytes of ``count`` whole blocks from block ``first`` on."""
-    if about.size is None:
-        return [about.scheme.block_size] * count
-    return about.scheme.block_lengths(about.size, first, count)
 
 
 class TempFiles:
@@ -437,7 +370,7 @@ class TempFiles:
         entries = self._pread(
             upload.token, INDEX, (first + count - start) * ENTRY_BYTES, start * ENTRY_BYTES
         )
-        lengths = _lengths(upload.about, start, first + count - start)
+        lengths = block_lengths(upload.about, start, first + count - start)
         page = page_of(start, builder.group_offset(group), entries, lengths)
         where, length = page.span(first, count)
         plain = page.plain(first, count, self._pread(upload.token, "", length, where))
@@ -457,43 +390,14 @@ class TempFiles:
     # Cleaning up
 
     def sweep(self, now: float, default_s: float, spared: Collection[str]) -> list[str]:
-        """Remove what nobody has touched for as long as it is to be kept.
+        """Remove what nobody has touched for as long as it is to be kept; see :func:`sweep`."""
+        return sweep(self._files, self._store.temp, self._keep_s, now, default_s, spared)
 
-        :param now: seconds since the epoch.
-        :param default_s: how long that of which nothing else is known is kept.
-        :param spared: tokens to leave alone.
-        :returns: the tokens of the shards that were removed.
-        """
-        found: dict[str, list[str]] = {}
-        for name in self._files.list(self._store.temp):
-            found.setdefault(name.partition(".")[0], []).append(name)
-        swept = []
-        for token, names in found.items():
-            if token in spared:
-                continue
-            # Each file by itself may be old: what tells about a shard is written once.
-            newest = max((self._modified(name) for name in names), default=0.0)
-            if newest < now - self._keep_s(token, names, default_s):
-                for name in names:
-                    with suppress(FileNotFoundError):
-                        self._files.unlink(os.path.join(self._store.temp, name))
-                swept.append(token)
-        return swept
-
-    def _modified(self, name: str) -> float:
+    def _keep_s(self, token: str) -> int | None:
         try:
-            return self._files.modified(os.path.join(self._store.temp, name))
-        except FileNotFoundError:
-            return 0.0
-
-    def _keep_s(self, token: str, names: Collection[str], default_s: float) -> float:
-        if token + ABOUT not in names:
-            return default_s
-        try:
-            about, _ = self._about(token)
+            return self._about(token)[0].keep_s
         except (BadShard, FileNotFoundError):
-            return default_s
-        return default_s if about.keep_s is None else about.keep_s
+            return None
 
 
 def _cut(data: memoryview, scheme: Scheme) -> list[bytes | memoryview]:

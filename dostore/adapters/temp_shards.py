@@ -6,14 +6,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from dostore.adapters.drive_state import DriveState
-from dostore.adapters.temp_files import TempFiles, Upload, boot_id, is_token
+from dostore.adapters.temp_claims import Claims
+from dostore.adapters.temp_files import TempFiles
+from dostore.adapters.temp_upload import Upload, boot_id, is_token
 from dostore.core.model import Content
 from dostore.errors import (
     BadShard,
@@ -25,7 +26,6 @@ from dostore.errors import (
 )
 from dostore.fanout import to_the_end
 from dostore.ports import (
-    CLAIM_S,
     MAX_NOTE_BYTES,
     IByteSource,
     ITempShards,
@@ -55,17 +55,6 @@ _MAX_SHARD_BYTES = 1 << 50
 #: the files tell it when it is asked for.
 _REMEMBERED = 256
 
-#: Claims that have ended are forgotten when there are more than this.
-_CLAIMS = 1024
-
-
-@frozen(slots=True)
-class _Claim:
-    """Who has a shard, and until when, by the clock."""
-
-    owner: str
-    until: float
-
 
 @implementer(ITempShards)
 class TempShards:
@@ -90,7 +79,7 @@ class TempShards:
         self._uploads: dict[str, Upload] = {}
         self._busy: set[str] = set()
         self._committing: dict[str, Upload] = {}
-        self._claims: dict[str, _Claim] = {}
+        self._claims = Claims(clock)
         self._loading: dict[str, list[Deferred[None]]] = {}
 
     async def open(self, about: TempAbout, token: str | None = None) -> str:
@@ -168,37 +157,23 @@ class TempShards:
         self._require_token(token)
         if not is_token(owner):
             raise InvalidRequest("An owner is 32 hexadecimal digits.")
-        had = self._claims.get(token)
-        self._require_owner(token, owner)
-        if token in self._busy and (had is None or had.owner != owner):
+        had = self._claims.owner(token)
+        self._claims.require(token, owner)
+        if token in self._busy and had != owner:
             raise Conflict("Another request is writing this shard. Wait for its end.")
-        self._renew(token, owner)
+        self._claims.renew(token, owner)
         try:
             return await self.about(token)
         except DostoreError:
             if had is None:
-                self._claims.pop(token, None)
+                self._claims.drop(token)
             raise
-
-    def _require_owner(self, token: str, owner: str) -> None:
-        claim = self._claims.get(token)
-        if claim is not None and claim.owner != owner and claim.until > self._clock.seconds():
-            raise Conflict("Somebody else is writing this shard. Wait for the end of that.")
-
-    def _renew(self, token: str, owner: str) -> None:
-        if not owner:
-            return
-        now = self._clock.seconds()
-        self._claims[token] = _Claim(owner, now + CLAIM_S)
-        if len(self._claims) > _CLAIMS:
-            self._claims = {t: claim for t, claim in self._claims.items() if claim.until > now}
 
     async def release(self, token: str, owner: str) -> None:
         """See ITempShards."""
         self._require_token(token)
-        claim = self._claims.get(token)
-        if claim is not None and claim.owner == owner:
-            del self._claims[token]
+        if self._claims.owner(token) == owner:
+            self._claims.drop(token)
 
     # Writing
 
@@ -323,7 +298,7 @@ class TempShards:
                 del self._committing[token]
             self._uploads.pop(token, None)
             if about.keep_s is None:
-                self._claims.pop(token, None)
+                self._claims.drop(token)
                 self._clean(lambda: self._files.forget(token))
             else:
                 self._clean(lambda: self._files.close_book(token))
@@ -352,7 +327,7 @@ class TempShards:
         if token in self._committing:
             raise Conflict("The shard is being committed: it cannot be dropped any more.")
         upload = self._uploads.pop(token, None)
-        self._claims.pop(token, None)
+        self._claims.drop(token)
         try:
             await self._node.call(self._files.drop, token, upload)
         except OSError as error:
@@ -386,21 +361,21 @@ class TempShards:
     @contextmanager
     def _alone(self, token: str, owner: str) -> Iterator[None]:
         self._require_token(token)
-        self._require_owner(token, owner)
+        self._claims.require(token, owner)
         if token in self._busy:
             raise Conflict("Another request is writing this shard. Wait for its end.")
         self._busy.add(token)
-        self._renew(token, owner)
+        self._claims.renew(token, owner)
         try:
             yield
         except NotFound:
             # A claim on nothing.
-            self._claims.pop(token, None)
+            self._claims.drop(token)
             raise
         finally:
             self._busy.discard(token)
-            if token in self._claims:
-                self._renew(token, owner)
+            if self._claims.owner(token) is not None:
+                self._claims.renew(token, owner)
 
     async def _take_up(self, token: str) -> Upload:
         upload = self._uploads.get(token)
