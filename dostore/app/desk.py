@@ -83,14 +83,17 @@ class Desk:
 
     def _ask(self, worker: Worker, data: bytes) -> None:
         name, number, question = parse_question(data)
-        life = worker.packets
+        tell = partial(self._tell, worker, worker.packets, question)
         begun = begin(self._answer(name, number, question))
         if isinstance(begun, Outcome):
-            self._tell(worker, life, begun.value)
+            tell(begun.value if begun.ok else Failure(begun.error))
         else:
-            _ = begun.addCallbacks(partial(self._tell, worker, life), _failed)
+            _ = begun.addBoth(tell)
 
-    def _tell(self, worker: Worker, life: object, answer: bytes) -> None:
+    def _tell(self, worker: Worker, life: object, question: int, answer: bytes | Failure) -> None:
+        if isinstance(answer, Failure):
+            _log.failure("A reader gets no answer", answer)
+            answer = format_answer(question, None, ())
         # Another life of the worker has not asked.
         if worker.packets is life:
             worker.send(answer)
@@ -112,7 +115,3 @@ class Desk:
         places: list[ShardPlace] = self._drives.places(version.content) if version.size else []
         answer = format_answer(question, version, places)
         return answer if len(answer) <= MAX_BYTES else nothing
-
-
-def _failed(failure: Failure) -> None:
-    _log.failure("A reader gets no answer", failure)
