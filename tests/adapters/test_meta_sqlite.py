@@ -6,7 +6,7 @@ import os
 import random
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -16,7 +16,7 @@ from dostore.adapters.files import Files
 from dostore.adapters.meta_sqlite import AFTER_S, MetadataLimits, SqliteMetadata
 from dostore.adapters.metadata_database import Database
 from dostore.core.model import Version
-from dostore.errors import ConfigError, MetadataUnavailable
+from dostore.errors import ConfigError, MetadataUnavailable, NotFound
 from tests.contract.metadata import (
     MetadataContract,
     add_all,
@@ -105,6 +105,26 @@ class MemoryTests(SqliteCase):
         added = await store.add(draft("b", "new"))
         self.assertEqual(await store.latest("b"), added)
         self.assertEqual(reads.held, [])
+
+    async def test_writes_are_told_before_they_are_made_and_before_anybody_knows(self) -> None:
+        """Who watches hears of each batch when it begins, and when it is made, or refused."""
+        store = await self.open()
+        told: list[str] = []
+
+        def begin(names: Sequence[str]) -> Callable[[], None]:
+            told.append(f"begin {' '.join(sorted(names))}")
+            return lambda: told.append("end")
+
+        def refuse(current: Version | None) -> None:
+            raise NotFound("There is no such object.")
+
+        store.watch_writes(begin)
+        await store.add(draft("a"))
+        told.append("known")
+        with self.assertRaises(NotFound):
+            await store.add(draft("b"), refuse)
+        told.append("known")
+        self.assertEqual(told, ["begin a", "end", "known", "begin b", "end", "known"])
 
     async def test_slow_read_does_not_undo_a_write(self) -> None:
         """A read that began before a write and ends after it leaves the write in memory."""
