@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.cases import slow
 from tests.support.clusters import ApiServer, ClusterTestCase
-from tests.support.cutting_proxy import CuttingProxy
+from tests.support.proxies import CuttingProxy
 
 MIB = 1 << 20
 SIZE = 1024 * MIB
@@ -140,9 +140,9 @@ class BadLineTests(ClusterTestCase):
                 )
                 response = connection.getresponse()
                 response.read()
-                return proxy.passed, response.status
+                return proxy.up, response.status
             except (OSError, http.client.HTTPException):
-                return proxy.passed, 0
+                return proxy.up, 0
             finally:
                 connection.close()
 

@@ -19,7 +19,6 @@ from typing import Any
 from attrs import frozen
 
 from tests.support.cases import slow
-from tests.support.holding_proxy import HoldingProxy
 from tests.support.ports import free_port
 from tests.support.processes import (
     ROOT,
@@ -27,6 +26,7 @@ from tests.support.processes import (
     Store,
     wait_until,
 )
+from tests.support.proxies import HoldingProxy
 
 MIB = 1 << 20
 LARGE_BYTES = 500_000_000
