@@ -88,10 +88,6 @@ class Scheme:
             for stripe in range(first + full, first + count)
         ]
 
-    def stripes_of_range(self, first_byte: int, last_byte: int) -> range:
-        """The stripes that hold content bytes ``first_byte`` … ``last_byte``, both included."""
-        return range(first_byte // self.stripe_size, last_byte // self.stripe_size + 1)
-
     def touched(self, size: int, start: int, stop: int) -> range:
         """The data shards that have bytes ``start`` … ``stop - 1`` of a content, at least one; all,
         when these are in several stripes.

@@ -99,14 +99,6 @@ def reference_of(offset: int, page: Block) -> bytes:
     return _REFERENCE.pack(offset, check_of(page))
 
 
-def plain_file_size(content: Content) -> int:
-    """Bytes of a shard file of a content, stored without compression."""
-    blocks = content.scheme.stripe_count(content.size)
-    pages, entries = divmod(blocks, PAGE_BLOCKS)
-    footer = entries * _ENTRY.size + pages * _REFERENCE.size + TRAILER_BYTES
-    return content.scheme.shard_size(content.size) + pages * PAGE_BYTES + footer
-
-
 class ShardFileBuilder:
     """Turns a shard's blocks into the bytes of its file. Blocking work of about 20 us a MiB, or of
     a millisecond where it compresses.

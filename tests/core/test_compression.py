@@ -25,13 +25,13 @@ from dostore.core.shardfile import (
     ShardFileBuilder,
     footer_size,
     parse_footer,
-    plain_file_size,
 )
 from dostore.core.stripes import StripeCoder
 from dostore.errors import BadShard
 from tests.core.test_shardfile import DATA, NARROW, read, sealed, trailer
 from tests.support.cases import SyncTestCase
 from tests.support.properties import prove, prove_slowly
+from tests.support.shards import plain_file_size
 
 LEVELS = range(MIN_LEVEL, MAX_LEVEL + 1)
 

@@ -90,20 +90,6 @@ class SchemeTests(SyncTestCase):
             sum(block for _, block in stripes[first : first + count]),
         )
 
-    @prove
-    @given(schemes_and_sizes(), st.data())
-    def test_ranges(self, drawn: tuple[Scheme, int], data: st.DataObject) -> None:
-        """The stripes of a byte range are those that hold one of its bytes."""
-        scheme, size = drawn
-        first = data.draw(st.integers(0, size))
-        last = data.draw(st.integers(first, size))
-        expected = [
-            number
-            for number in range(scheme.stripe_count(size + 1))
-            if number * scheme.stripe_size <= last and (number + 1) * scheme.stripe_size > first
-        ]
-        self.assertEqual(list(scheme.stripes_of_range(first, last)), expected)
-
     def test_exabytes(self) -> None:
         """Sizes beyond 64 bits neither overflow nor take time."""
         scheme = Scheme()

@@ -26,13 +26,13 @@ from dostore.core.shardfile import (
     footer_size,
     hash_of_shard,
     parse_footer,
-    plain_file_size,
     plain_shard,
 )
 from dostore.core.stripes import StripeCoder
 from dostore.errors import BadShard, NewerFormat
 from tests.support.cases import SyncTestCase
 from tests.support.properties import prove, prove_slowly
+from tests.support.shards import plain_file_size
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -10,6 +10,13 @@ from attrs import frozen
 from dostore.core.model import Content
 from dostore.core.names import ContentHash
 from dostore.core.scheme import MIN_BLOCK_BYTES, Scheme
+from dostore.core.shardfile import (
+    ENTRY_BYTES,
+    PAGE_BLOCKS,
+    PAGE_BYTES,
+    REFERENCE_BYTES,
+    TRAILER_BYTES,
+)
 from dostore.core.stripes import Block, StripeCoder
 
 #: Small blocks make many stripes cheap.
@@ -59,3 +66,10 @@ def sample_of(data: bytes, scheme: Scheme = SCHEME) -> Sample:
     """A content of those bytes."""
     content = Content(ContentHash(hashlib.sha256(data).digest()), len(data), scheme)
     return Sample(content, data, StripeCoder(scheme).encode(data))
+
+
+def plain_file_size(content: Content) -> int:
+    """Bytes of a shard file of a content, stored without compression, by docs/shard-format.rst."""
+    pages, entries = divmod(content.scheme.stripe_count(content.size), PAGE_BLOCKS)
+    footer = entries * ENTRY_BYTES + pages * REFERENCE_BYTES + TRAILER_BYTES
+    return content.scheme.shard_size(content.size) + pages * PAGE_BYTES + footer
