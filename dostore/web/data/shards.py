@@ -27,6 +27,7 @@ from dostore.errors import (
     ShardMissing,
     TooLarge,
 )
+from dostore.fanout import gather
 from dostore.ports import IShardNode, IShardReader, IWorkers
 from dostore.web.data.claims import Claims, ShardConflict, ShardsHere
 from dostore.web.problem import CONTENT_TYPE, problem
@@ -38,6 +39,10 @@ MAX_PUT_BYTES = 8 << 20
 
 #: Bytes of a shard that are read, verified and sent at a time.
 STEP_BYTES = 256 * 1024
+
+#: The same of one of which more than LARGE_BYTES are sent: each step is a hop to a thread and back.
+LARGE_STEP_BYTES = 1 << 20
+LARGE_BYTES = 4 << 20
 
 #: Up to this, a SHA-256 costs less than the hop to a thread.
 INLINE_BYTES = 64 * 1024
@@ -237,7 +242,8 @@ class _Transfer:
             if self._skip or sum(blocks) != length:
                 raise InvalidRequest("With X-Framed, a range begins and ends where blocks do.")
         self._total = length + (self._blocks * CHECK_BYTES if framed else 0)
-        self._step = max(1, STEP_BYTES // block_size)
+        step = LARGE_STEP_BYTES if length > LARGE_BYTES else STEP_BYTES
+        self._step = max(1, step // block_size)
 
     async def run(self, status: int, headers: Sequence[Header]) -> None:
         """Send all of it."""
@@ -256,8 +262,11 @@ class _Transfer:
             return
         sink = request.begin(status, headers, self._total)
         while pieces:
-            await sink.write(pieces)
-            pieces = await self._next()
+            # One step is read while the one before is on its way.
+            sent, following = await gather([sink.write(pieces), self._next()])
+            if sent.error is not None:
+                raise sent.error
+            pieces = following.value or []
         request.finish()
 
     async def _next(self) -> list[bytes | memoryview]:
