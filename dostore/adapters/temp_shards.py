@@ -46,7 +46,7 @@ ABANDONED_AFTER_S = 1800.0
 
 #: Bytes that are read from a body and written at a time: one more than API servers mostly send in a
 #: request, so that its end is seen at once.
-_STEP_BYTES = (1 << 20) + 1
+_STEP_BYTES = (2 << 20) + 1
 
 #: A shard whose size is not known is not larger than this.
 _MAX_SHARD_BYTES = 1 << 50

@@ -15,14 +15,21 @@ LEAST_BYTES = 1 << 20
 #: And at most.
 MOST_BYTES = 4 << 20
 
+#: At most, where each batch is a request to each of several other machines.
+MOST_REMOTE_BYTES = 8 << 20
+
 #: What the batches of all streams of a process come to, unless LEAST_BYTES each is more.
 TOTAL_BYTES = 8 << 20
 
 
 class Batches:
-    """Divides TOTAL_BYTES among the streams that are under way."""
+    """Divides TOTAL_BYTES among the streams that are under way.
 
-    def __init__(self) -> None:
+    :param most: bytes of a batch, at most.
+    """
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._most = most
         self._streams = 0
 
     @contextmanager
@@ -45,7 +52,7 @@ class Batches:
     def size(self, stripe_size: int) -> int:
         """Bytes of the next batch of a stream: a multiple of its stripes."""
         share = TOTAL_BYTES // max(1, self._streams)
-        return whole_stripes(max(LEAST_BYTES, min(share, MOST_BYTES)), stripe_size)
+        return whole_stripes(max(LEAST_BYTES, min(share, self._most)), stripe_size)
 
 
 def whole_stripes(size: int, stripe_size: int) -> int:

@@ -27,7 +27,7 @@ from dostore.errors import (
 )
 from dostore.fanout import to_the_end, with_timeout
 from dostore.ports import Check, IByteSource, ICluster, IMetadataStore, IWorkers
-from dostore.service.batches import Batches
+from dostore.service.batches import MOST_BYTES, MOST_REMOTE_BYTES, Batches
 from dostore.service.leases import Leases
 from dostore.service.reading import ContentReader
 from dostore.service.repair import Repairer
@@ -114,7 +114,7 @@ class ObjectStore:
         self._quorum = scheme.write_quorum if quorum is None else quorum
         schemes = Schemes(scheme, self._quorum, copies_below)
         self.background = Background("dostore.store")
-        self._batches = Batches()
+        self._batches = Batches(MOST_REMOTE_BYTES if cluster.asking_costs else MOST_BYTES)
         leases = Leases()
         self.repairer = Repairer(
             cluster,
