@@ -21,6 +21,8 @@ _VERIFIED_BYTES = 64 * MIB
 
 _MANY = 1 << 62
 
+_PATIENCE_S = 3600.0
+
 _salts = itertools.count(1)
 
 
@@ -120,7 +122,7 @@ class Workload:
         self,
         target: Target,
         client: Client,
-        seconds: float = 3600.0,
+        seconds: float = _PATIENCE_S,
         numbers: Sequence[int] = (),
     ) -> Run:
         """One run.
@@ -147,7 +149,8 @@ class Workload:
             offset=offset,
             salt=salt,
             text=self.text,
-            seconds=seconds,
+            # A count is reached however long that takes.
+            seconds=_PATIENCE_S if self.count else seconds,
             count=self.count or _MANY,
         )
         done = client.run(job)
@@ -211,7 +214,7 @@ class Listing:
         self,
         target: Target,
         client: Client,
-        seconds: float = 3600.0,
+        seconds: float = _PATIENCE_S,
         numbers: Sequence[int] = (),
     ) -> Run:
         """One run; the client counts the lines of each page."""
