@@ -256,9 +256,12 @@ class Cluster:
             self.start_services()
         if not self.servers:
             self.make_servers()
-        for server in self.servers:
-            if not server.running:
-                server.spawn()
+        started = [server for server in self.servers if not server.running]
+        for server in started:
+            server.spawn()
+        for server in started:
+            # API servers may not have noticed that they were away.
+            server.wait_ready(PATIENCE_S)
         self.wait_ready()
 
     def start_services(self) -> None:
