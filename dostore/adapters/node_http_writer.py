@@ -30,6 +30,9 @@ Block = bytes | memoryview
 #: second.
 _SYNC_BYTES_A_SECOND = 16 << 20
 
+#: What a write gets beyond that: a network that takes at least so many bytes in a second.
+_SENT_BYTES_A_SECOND = 256 * 1024
+
 #: While there is nothing to send the data server is told so often that the shard is not abandoned.
 #: It removes what nobody has touched for half an hour.
 TOUCH_S = 300.0
@@ -78,8 +81,12 @@ class HttpWriter:
 
     async def _append(self, blocks: Sequence[Block]) -> None:
         fields = [(b"Upload-Offset", b"%d" % self._sent)]
-        self._sent += sum(map(len, blocks))
-        answer = await self._node.link.ask(b"PATCH", self._target, fields, blocks, again=False)
+        size = sum(map(len, blocks))
+        self._sent += size
+        timeout_s = ANSWER_TIMEOUT_S + size / _SENT_BYTES_A_SECOND
+        answer = await self._node.link.ask(
+            b"PATCH", self._target, fields, blocks, timeout_s=timeout_s, again=False
+        )
         if answer.status != 204:
             raise self._node.error(answer)
         if answer.headers.getRawHeaders(b"upload-offset") != [b"%d" % self._sent]:

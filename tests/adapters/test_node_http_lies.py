@@ -606,7 +606,7 @@ class WriteTests(LiarCase):
             await writer.abort()
 
     async def test_a_server_that_takes_nothing(self) -> None:
-        """Back-pressure: the writer waits, and after ten seconds gives up."""
+        """Back-pressure: the writer waits, and after ten seconds or a little more gives up."""
 
         def answer(transport: Any, head: bytes) -> None:
             if head.startswith(b"PATCH"):
@@ -631,7 +631,7 @@ class WriteTests(LiarCase):
                 await deferLater(the_reactor, 0.001)
         self.assertNoResult(writing)
         self.assertLess(count, 200)
-        self.clock.advance(ANSWER_TIMEOUT_S + 0.1)
+        self.clock.advance(ANSWER_TIMEOUT_S + 1.1)
         with self.assertRaises(NodeUnavailable):
             await writing
         await writer.abort()
@@ -649,14 +649,14 @@ class WriteTests(LiarCase):
         await writer.write(WHAT.shards[1])
         committing: Deferred[None] = Deferred.fromCoroutine(writer.commit(WHAT.content))
         await self.turn(lambda: len(self.liar.heads) == 2)
-        self.clock.advance(ANSWER_TIMEOUT_S + 0.1)
+        self.clock.advance(ANSWER_TIMEOUT_S + 1.1)
         with self.assertRaises(NodeUnavailable):
             await committing
         aborting: Deferred[None] = Deferred.fromCoroutine(writer.abort())
         await self.turn(lambda: len(self.liar.heads) == 3)
         self.clock.advance(QUICK_TIMEOUT_S + 0.1)
-        with self.assertRaises(NodeUnavailable):
-            await aborting
+        # A server that cannot be told sweeps by itself.
+        await aborting
         await self.turn(lambda: node.link._streams == 0)
 
     async def test_put_answers(self) -> None:

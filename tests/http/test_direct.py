@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -24,12 +25,33 @@ class _Transport(StringTransport):
     """The client's end of a connection."""
 
     bufferSize = 0
+    dataBuffer = b""
+    _tempDataLen = 0
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """See ITCPTransport."""
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """See ITCPTransport."""
+
+
+class _Socket:
+    """Takes so many bytes of a request at once.
+
+    :ivar sent: what it took.
+    """
+
+    def __init__(self, takes: int) -> None:
+        self.takes = takes
+        self.sent = b""
+
+    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """See socket."""
+        if not self.takes:
+            raise BlockingIOError
+        taken = b"".join(pieces)[: self.takes]
+        self.sent += taken
+        return len(taken)
 
 
 class _Endpoint:
@@ -94,6 +116,23 @@ class DirectPoolTests(SyncTestCase):
         self.assertEqual((answer.status, answer.body), (200, b"abc"))
         self.assertEqual(answer.headers.getRawHeaders(b"x-field"), [b"a b", b"c"])
         self.assertEqual(list(answer.headers.getRawHeaders(b"x-none")), [])
+
+    def test_what_a_socket_takes(self) -> None:
+        """What the socket takes of a request goes out at once, the rest by the transport, after
+        what that still has of a request from before.
+        """
+        self.answered(ANSWER)
+        connection, transport = self.connections[0]
+        for takes in range(14):
+            transport.clear()
+            connection._socket = _Socket(takes)
+            self.answered(ANSWER)
+            self.assertEqual(connection._socket.sent, b"request body"[:takes])
+            self.assertEqual(transport.value(), b"request body"[takes:])
+        transport.clear()
+        transport.dataBuffer = b"of the last one"
+        self.answered(ANSWER)
+        self.assertEqual(transport.value(), b"request body")
 
     def test_byte_by_byte(self) -> None:
         """It makes no difference how an answer is cut, with a length or in chunks."""
