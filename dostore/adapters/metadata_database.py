@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import lru_cache
 from itertools import chain
-from sys import intern
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from attrs import frozen
-from xxhash import xxh3_64_intdigest
 
+from dostore.adapters.metadata_rows import DamagedRow, require_check, row_of, version_of
 from dostore.core.logrecord import MAX_NUMBER
-from dostore.core.model import Content, Version
+from dostore.core.model import Version
 from dostore.core.names import ContentHash, successor
-from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError, MetadataUnavailable
 
 T = TypeVar("T")
@@ -99,10 +95,6 @@ WHERE v.hash IS NOT NULL
 _HASHES = 500
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-
-
-class DamagedRow(sqlite3.DatabaseError):
-    """A row that does not match its check."""
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -244,7 +236,7 @@ class Database:
         while some := rows.fetchmany(100):
             look_up()
             for row in some:
-                _require_check(row)
+                require_check(row)
 
     def size_bytes(self) -> int:
         """How large it is, without a look at the file."""
@@ -273,7 +265,7 @@ class Database:
         :param applied: see :meth:`set_applied`.
         """
         execute = self.connection.execute
-        rows = [_row(version) for version in versions]
+        rows = [row_of(version) for version in versions]
         added, tally = len(rows), sum(row[-1] & _TALLY_BITS for row in rows)
         for some in _portions(rows):
             values = list(chain.from_iterable(some))
@@ -359,7 +351,7 @@ class Database:
                 some,
             )
             for row in rows:
-                version = _version(row)
+                version = version_of(row)
                 found[version.name] = version
         return found
 
@@ -415,10 +407,10 @@ class Database:
 
     def _one(self, sql: str, values: Sequence[object]) -> Version | None:
         row = self.connection.execute(sql, values).fetchone()
-        return None if row is None else _version(row)
+        return None if row is None else version_of(row)
 
     def _all(self, sql: str, values: Sequence[object]) -> Sequence[Version]:
-        return [_version(row) for row in self.connection.execute(sql, values)]
+        return [version_of(row) for row in self.connection.execute(sql, values)]
 
 
 def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -445,48 +437,3 @@ def _range(column: str, prefix: str, start: str) -> tuple[str, str, tuple[str, .
         "" if end is None else f" AND {column} < ?",
         () if end is None else (end,),
     )
-
-
-def _row(version: Version) -> tuple[Any, ...]:
-    content = version.content
-    stored: tuple[Any, ...] = (None, None, None, None, None)
-    if content is not None:
-        scheme = content.scheme
-        stored = (content.hash.digest, content.size, scheme.k, scheme.m, scheme.block_size)
-    meta = json.dumps(dict(version.meta), ensure_ascii=False) if version.meta else None
-    row = (version.name, version.number, *stored, version.created, version.content_type, meta)
-    return (*row, _check(row))
-
-
-def _check(row: tuple[Any, ...]) -> int:
-    """The check of a row's other columns, as a signed 64-bit integer."""
-    name, number, digest, size, k, m, block_size, created, content_type, meta = row
-    text = (
-        f"{number} {size} {k} {m} {block_size} {len(name)} {name}{created}\0{content_type}\0{meta}"
-    )
-    return xxh3_64_intdigest(text.encode() + (digest or b"")) - (1 << 63)
-
-
-def _require_check(row: tuple[Any, ...]) -> None:
-    try:
-        if _check(row[:-1]) != row[-1]:
-            raise DamagedRow("a version does not match its check")
-    except (TypeError, ValueError, AttributeError) as error:
-        # A column has another type than was written.
-        raise DamagedRow("a version has a column of another type") from error
-
-
-def _version(row: tuple[Any, ...]) -> Version:
-    _require_check(row)
-    name, number, digest, size, k, m, block_size, created, content_type, meta = row[:-1]
-    content = None
-    if digest is not None:
-        content = Content(ContentHash(digest), size, _scheme(k, m, block_size))
-    keys = {} if meta is None else json.loads(meta)
-    # There are few types, and many versions are kept in memory.
-    return Version(name, number, content, created, intern(content_type), keys)
-
-
-@lru_cache(maxsize=64)
-def _scheme(k: int, m: int, block_size: int) -> Scheme:
-    return Scheme(k, m, block_size)
