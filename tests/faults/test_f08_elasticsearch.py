@@ -67,7 +67,7 @@ class _Writers:
 class OutageTests(ElasticTestCase):
     """A server that is the test's own, so that it can be done to what is done here."""
 
-    timeout = 240
+    timeout = 600
 
     def start_server(self) -> str:
         """See ElasticTestCase."""
