@@ -160,9 +160,11 @@ class ElasticWriter:
                 try:
                     await self._commit(name, batch)
                 except MetadataUnavailable as error:
-                    # What waits behind would only wait as long, and in vain as well.
-                    fail_all([*batch, *queue], error)
+                    # What waits behind would only wait as long, and in vain as well. Who is told
+                    # may add the next at once: the queue is empty by then, and that stays in it.
+                    told = [*batch, *queue]
                     queue.clear()
+                    fail_all(told, error)
                 except DostoreError as error:
                     fail_all(batch, error)
                 if queue:
