@@ -12,7 +12,6 @@ from socket import socket
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -22,6 +21,7 @@ from twisted.python.failure import Failure
 from dostore.core.chunked import ChunkedDecoder
 from dostore.errors import InvalidRequest, NodeUnavailable
 from dostore.http.body import Broken
+from dostore.http.endpoint import server_endpoint
 from dostore.http.exchange import Answer, Block, Fields, NotConnected
 
 #: Time to connect, within a local network.
@@ -287,8 +287,8 @@ class DirectPool:
 
     async def _connect(self, address: str) -> _Connection:
         host, _, port = address.rpartition(":")
-        endpoint = HostnameEndpoint(
-            self._reactor, host.strip("[]"), int(port), timeout=self._connect_timeout_s
+        endpoint = server_endpoint(
+            self._reactor, host.strip("[]"), int(port), self._connect_timeout_s
         )
         factory = Factory.forProtocol(lambda: _Connection(self, address))
         # Else each connection is two lines in the log.

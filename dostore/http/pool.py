@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.interfaces import IStreamClientEndpoint as IEndpoint
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -21,6 +20,7 @@ from dostore.http.direct import (
     DirectPool,
 )
 from dostore.http.direct import IDLE_CONNECTIONS as IDLE_CONNECTIONS
+from dostore.http.endpoint import server_endpoint
 
 
 class _Bounded(ProtocolWrapper):
@@ -96,7 +96,9 @@ class _Endpoints:
             if len(self._made) >= 4096:
                 self._made.clear()
             endpoint = self._made[uri.netloc] = _BoundedEndpoint(
-                HostnameEndpoint(self._reactor, uri.host, uri.port, timeout=self._connect_timeout_s)
+                server_endpoint(
+                    self._reactor, uri.host.decode("ascii"), uri.port, self._connect_timeout_s
+                )
             )
         return endpoint
 

@@ -88,7 +88,7 @@ class DirectPoolTests(SyncTestCase):
         self.clock = Clock()
         self.pool = DirectPool(self.clock)
         self.connections: list[tuple[Any, _Transport]] = []
-        self.patch(direct, "HostnameEndpoint", _Endpoint)
+        self.patch(direct, "server_endpoint", _Endpoint)
         self.patch(_Endpoint, "connections", self.connections)
 
     def ask(self, *, limit: int = 100, **how: bool) -> Deferred[Answer]:
