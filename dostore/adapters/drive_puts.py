@@ -34,7 +34,8 @@ class _Round:
 
     :ivar puts: them.
     :ivar left: how many of them are waited for before the next round.
-    :ivar together: tells how it went on the drives.
+    :ivar together: tells how it went on the drives; None: not begun, or its time is over. It refers
+        to the round, which would not be freed at once.
     """
 
     since_s: float
@@ -279,6 +280,8 @@ class Puts:
             commits.append(commit)
             if node not in idle:
                 put.late += 1
+        # The commits have them; the round, which lasts as long as its timer, does not need them.
+        put.shards = ()
         if put.late or failed:
             put.apart = True
             for index, error in failed.items():
@@ -302,8 +305,9 @@ class Puts:
                 self._late_timer = self._clock.callLater(min(LATE_S, left_s), self._look_late)
                 return
             self._rounds.popleft()
-            assert first.together is not None, "it has begun"
-            first.together.tell_apart()
+            together, first.together = first.together, None
+            assert together is not None, "it has begun"
+            together.tell_apart()
             self.round_ended(first)
 
     # Grace

@@ -45,6 +45,11 @@ _libc_waiting = ctypes.CDLL(None, use_errno=True)
 _KERNEL = tuple(int(part) for part in re.findall("[0-9]+", os.uname().release)[:2])
 
 _CACHESTAT = ctypes.c_long(451)
+
+#: struct cachestat_range and struct cachestat of <linux/mman.h>; of the latter, the first number is
+#: that of cached pages.
+_CachestatRange = ctypes.c_uint64 * 2
+_Cachestat = ctypes.c_uint64 * 5
 _OPENAT2 = ctypes.c_long(437)
 _AT_FDCWD = ctypes.c_long(-100)
 _RESOLVE_CACHED = 0x20
@@ -141,9 +146,8 @@ class Files:
 
         :returns: False also when the kernel (before 6.5) cannot tell.
         """
-        span = (ctypes.c_uint64 * 2)(offset, size)
-        # struct cachestat of <linux/mman.h>; the first number is that of cached pages.
-        counts = (ctypes.c_uint64 * 5)()
+        span = _CachestatRange(offset, size)
+        counts = _Cachestat()
         if _syscall(_CACHESTAT, ctypes.c_long(fd), span, counts, ctypes.c_long(0)):
             return False
         pages = (offset + size - 1) // mmap.PAGESIZE - offset // mmap.PAGESIZE + 1
