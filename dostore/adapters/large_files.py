@@ -4,7 +4,8 @@ A large file would push many small ones out of the cache; and where the cache ha
 in a virtual machine that touches its memory for the first time, copying to it takes longer than the
 drive. So what is written much at a time, and what is read of a large file, goes to and from the
 drive directly (O_DIRECT), by buffers that are used again and again. A file system that does not
-know how (tmpfs) is used as ever.
+know how (tmpfs) is used as ever. A file that is read again soon goes to the cache all the same, so
+that who asks for it often has it from there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-from collections import deque
+import os
+import threading
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from dostore.adapters.files import Files
@@ -36,6 +39,9 @@ ALIGNMENT = 4096
 
 #: Buffers that are kept for the next call: one for each thread that is likely to be in one.
 _KEPT_BUFFERS = 16
+
+#: So many files are remembered that were read past the cache: half a gigabyte or more.
+_REMEMBERED_FILES = 512
 
 #: How a file system or drive says that it does not do this directly.
 _NOT_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}
@@ -173,23 +179,70 @@ class LargeWrites:
             self._write_cached(fd, [rest])
 
 
+class Lately:
+    """Files that were read past the cache not long ago. Any number of threads may be in here.
+
+    :param size: how many are remembered.
+    """
+
+    def __init__(self, size: int = _REMEMBERED_FILES) -> None:
+        self._size = size
+        self._files: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def again(self, fd: int) -> bool:
+        """Whether the file was asked for before; from now on it was."""
+        status = os.fstat(fd)
+        file = status.st_dev, status.st_ino
+        with self._lock:
+            known = file in self._files
+            self._files[file] = None
+            self._files.move_to_end(file)
+            if len(self._files) > self._size:
+                self._files.popitem(last=False)
+        return known
+
+
+LATELY = Lately()
+
+
 class LargeReads:
     """Reads of one open file. Any number of threads may be in here at a time.
 
     The caller closes the file, and does not read from it otherwise once this was used.
 
     :param size: bytes of the file.
+    :param lately: remembers the file; the second time it is read through the cache.
     """
 
-    __slots__ = ("_buffers", "_direct", "_fd", "_files", "_large", "_refused", "_size")
+    __slots__ = (
+        "_buffers",
+        "_direct",
+        "_fd",
+        "_files",
+        "_kept",
+        "_large",
+        "_lately",
+        "_refused",
+        "_size",
+    )
 
-    def __init__(self, files: Files, fd: int, size: int, buffers: Buffers = BUFFERS) -> None:
+    def __init__(
+        self,
+        files: Files,
+        fd: int,
+        size: int,
+        buffers: Buffers = BUFFERS,
+        lately: Lately = LATELY,
+    ) -> None:
         self._size = size
         self._large = size > CACHED_FILE_BYTES
         self._files = files
         self._fd = fd
         self._buffers = buffers
+        self._lately = lately
         self._direct = False
+        self._kept = False
         self._refused = False
 
     def read(self, size: int, offset: int) -> Block:
@@ -222,8 +275,14 @@ class LargeReads:
 
     def _read_into(self, view: memoryview, offset: int) -> int:
         there = min(len(view), self._size - offset)
-        if not self._direct and there > 0 and not self._files.is_cached(self._fd, there, offset):
-            self._go_direct()
+        if (
+            not (self._direct or self._kept)
+            and there > 0
+            and not self._files.is_cached(self._fd, there, offset)
+        ):
+            self._kept = self._lately.again(self._fd)
+            if not self._kept:
+                self._go_direct()
         try:
             return self._files.read_into(self._fd, view, offset)
         except OSError as error:

@@ -17,6 +17,7 @@ from dostore.adapters.large_files import (
     Buffers,
     LargeReads,
     LargeWrites,
+    Lately,
 )
 from tests.support.cases import SyncTestCase
 from tests.support.faults import FaultyFiles
@@ -213,11 +214,12 @@ class LargeReadsTests(LargeTestCase):
         self.path.write_bytes(self.data)
         self.fd = os.open(self.path, os.O_RDONLY)
         self.addCleanup(os.close, self.fd)
+        self.lately = Lately(1)
         self.reads = self.open()
 
     def open(self) -> LargeReads:
         """Reads of the file."""
-        return LargeReads(self.files, self.fd, len(self.data), self.buffers)
+        return LargeReads(self.files, self.fd, len(self.data), self.buffers, self.lately)
 
     def check(self, size: int, offset: int) -> None:
         """A read gives what slicing gives."""
@@ -249,6 +251,25 @@ class LargeReadsTests(LargeTestCase):
         self.assertFalse(self.files.is_cached(self.fd, 1, 6 * 65536))
         self.check_all()
 
+    def test_read_again(self) -> None:
+        """Who comes back soon has it read through the cache; not so if others came between."""
+        other = self.path.with_name("other")
+        other.touch()
+        for between, direct in ((False, False), (True, True)):
+            self.lately = Lately(1)
+            self.forget_cache()
+            self.reads = self.open()
+            self.check(8 * 65536, 0)
+            if between:
+                with other.open("rb") as file:
+                    self.lately.again(file.fileno())
+            self.files.direct.clear()
+            self.files.set_direct(self.fd, False)
+            self.files.direct_reads = 0
+            self.reads = self.open()
+            self.check_all()
+            self.assertEqual(self.files.direct_reads > 0, direct)
+
     def test_little_is_read_through_the_cache(self) -> None:
         """Small reads, and those of files that are not large."""
         self.forget_cache()
@@ -263,6 +284,7 @@ class LargeReadsTests(LargeTestCase):
             (errno.EINVAL, 0),
             (0, errno.EINVAL),
         ):
+            self.lately = Lately()
             self.reads = self.open()
             self.forget_cache()
             self.check_all()
