@@ -54,17 +54,16 @@ class LocalCase(AsyncTestCase):
         self.stores: list[DriveStore] = []
 
     def open_files(self) -> int:
-        """How many descriptors there are, but for the journal's and the volumes'."""
+        """How many of the drive's files are open, but for the journal's and the volumes'."""
         count = 0
         for number in os.listdir("/proc/self/fd"):
             try:
                 path = os.readlink(f"/proc/self/fd/{number}")
             except FileNotFoundError:
                 # That which the folder was listed by.
-                count += 1
-            else:
-                kept = (str(self.folder / "log"), str(self.folder / "volumes"))
-                count += not path.startswith(kept)
+                continue
+            kept = (str(self.folder / "log"), str(self.folder / "volumes"))
+            count += path.startswith(str(self.folder)) and not path.startswith(kept)
         return count
 
     def close_journals(self) -> None:

@@ -43,7 +43,8 @@ class MixedClusterTests(ClusterTestCase):
 
     def put(self, api: ApiServer, name: str, data: bytes) -> None:
         """Store an object."""
-        self.assertEqual(api.request("PUT", f"/objects/{name}", data).status, 200, name)
+        answer = api.request("PUT", f"/objects/{name}", data)
+        self.assertEqual(answer.status, 200, (name, answer.body))
         self.objects[name] = data
 
     def assert_all_there(self) -> None:
@@ -103,6 +104,11 @@ class MixedClusterTests(ClusterTestCase):
         for server in gone:
             server.kill()
         self.assert_all_there()
+        # In its first 10 s an API server may not know all nodes, and does not say that it does.
+        self.cluster.wait_until(
+            "who is away is known",
+            lambda: first.request("PUT", "/objects/empty", b"").status != 503,
+        )
         for size in SIZES:
             self.put(first, f"later-{size}", text(size, 99))
         self.assert_all_there()
