@@ -25,8 +25,8 @@ from attrs import define, field, frozen
 
 ROOT = Path(__file__).parent.parent
 
-#: How many groups run at once: twice as many as there are processors, as most of them wait.
-LANES = 2 * (os.cpu_count() or 1)
+#: How many groups run at once: one more than there are processors, as most of them wait.
+LANES = 1 + (os.cpu_count() or 1)
 
 #: A group that takes longer than this many seconds hangs, and is ended.
 PATIENCE_S = 1200.0

@@ -105,12 +105,14 @@ class MixedClusterTests(ClusterTestCase):
             server.kill()
         self.assert_all_there()
         # In its first 10 s an API server may not know all nodes, and does not say that it does.
-        self.cluster.wait_until(
-            "who is away is known",
-            lambda: first.request("PUT", "/objects/empty", b"").status != 503,
-        )
         for size in SIZES:
-            self.put(first, f"later-{size}", text(size, 99))
+            path, data = f"/objects/later-{size}", text(size, 99)
+
+            def is_answered(path: str = path, data: bytes = data) -> bool:
+                return first.request("PUT", path, data).status != 503
+
+            self.cluster.wait_until("who is away is known", is_answered)
+            self.put(first, f"later-{size}", data)
         self.assert_all_there()
         gone[0].wipe()
         for server in gone:
