@@ -52,14 +52,9 @@ AFTER_S = 0.05
 _HANGS = "The metadata database does not answer. Its drive may hang; try again later."
 
 
-def _keys(version: Version) -> int:
-    """Characters of a version's own keys."""
-    return sum(len(key) + len(value) for key, value in version.meta.items())
-
-
 def _weight(version: Version) -> int:
     """For how many versions of usual size, about 700 bytes of memory, one counts."""
-    return 1 + (len(version.name) + _keys(version)) // _CHARACTERS_PER_VERSION
+    return 1 + (len(version.name) + version.meta_characters) // _CHARACTERS_PER_VERSION
 
 
 class _Latest:
@@ -109,7 +104,7 @@ class _Latest:
         before = self._versions.pop(version.name, None)
         if before is not None:
             self._weight -= _weight(before)
-        if _keys(version) > _CACHED_META_CHARACTERS:
+        if version.meta_characters > _CACHED_META_CHARACTERS:
             return
         self._versions[version.name] = version
         self._weight += _weight(version)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from dostore.web.channel import Channel
 from dostore.web.connections import Connections
-from dostore.web.passing import detach
+from dostore.web.passing import READS, detach
 from dostore.web.request import Request
 
 #: A connection whose requests were so many times in a row what others can answer may go to one.
@@ -22,7 +22,6 @@ QUICK_REQUESTS = 16
 #: The same for one that came back because they could not.
 QUICK_REQUESTS_AGAIN = 4096
 
-_READS = frozenset((b"GET", b"HEAD"))
 _READ = frozenset((200, 206, 304))
 
 
@@ -105,7 +104,7 @@ class HandOut:
     def keeps(self, request: Request) -> bool:
         """See web.passing.Passing."""
         channel = request.channel
-        if channel.quick < QUICK_REQUESTS or request.method not in _READS:
+        if channel.quick < QUICK_REQUESTS or request.method not in READS:
             return True
         return self._less_busy() is None
 
@@ -122,7 +121,7 @@ class HandOut:
     def answered(self, request: Request, at_once: bool) -> None:
         """See web.passing.Passing."""
         channel = request.channel
-        quick = at_once and request.method in _READS and request.route == "objects"
+        quick = at_once and request.method in READS and request.route == "objects"
         if quick and request.status in _READ:
             channel.quick += 1
         elif channel.quick > 0:

@@ -29,7 +29,7 @@ from dostore.service.reading import ContentReader
 from dostore.web.api.counts import Counts
 from dostore.web.api.site import ReadingApi
 from dostore.web.connections import Connections
-from dostore.web.passing import PassOn
+from dostore.web.passing import READS, PassOn
 from dostore.web.request import Request
 
 #: How many versions are remembered.
@@ -42,8 +42,6 @@ _META_CHARACTERS = 1024
 #: contents than this only some: see service/repair, which does the same with its own reads.
 _TELL_S = 0.1
 _TOLD = 64
-
-_READS = frozenset((b"GET", b"HEAD"))
 
 #: Fields of a request that says more than what is to be read.
 _MORE = frozenset((b"content-length", b"transfer-encoding", b"expect"))
@@ -164,8 +162,8 @@ class RememberedObjects:
         version, shards = answer
         known = _Known(version, shards, number, slot, count)
         # An odd counter says that a version of the name was just being made.
-        keys = sum(len(key) + len(value) for key, value in version.meta.items())
-        if (number is not None or count % 2 == 0) and keys <= _META_CHARACTERS:
+        holds = number is not None or count % 2 == 0
+        if holds and version.meta_characters <= _META_CHARACTERS:
             self._known[name, number] = known
             self._known.move_to_end((name, number))
             if len(self._known) > _KNOWN:
@@ -236,7 +234,7 @@ class Reader:
     def keeps(self, request: Request) -> bool:
         """See worker.Parts."""
         return (
-            request.method in _READS
+            request.method in READS
             and request.path.startswith(b"/objects/")
             and len(request.path) > len(b"/objects/")
             and _MORE.isdisjoint(request.fields)

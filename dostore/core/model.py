@@ -71,6 +71,11 @@ class Version:
         return self.content.size if self.content else 0
 
     @property
+    def meta_characters(self) -> int:
+        """Characters of its own keys and their values."""
+        return sum(len(key) + len(value) for key, value in self.meta.items())
+
+    @property
     def contents(self) -> tuple[Content, ...]:
         """What a reader of this version reads, in order.
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from dostore.web.channel import Channel
 
 
+#: The methods of requests that processes beside the front may answer.
+READS = frozenset((b"GET", b"HEAD"))
+
+
 class Passing(typing.Protocol):
     """Knows which requests are answered here, and passes the connections with others on.
 

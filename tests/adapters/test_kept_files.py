@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from dostore.adapters import files as files_module
 from dostore.adapters.kept_files import KeptFiles
 from tests.support.cases import SyncTestCase
 from tests.support.faults import FaultyFiles
+from tests.support.memory import keep_files_in_memory, opened
 
 
 class KeptFilesTests(SyncTestCase):
@@ -19,16 +18,7 @@ class KeptFilesTests(SyncTestCase):
     def setUp(self) -> None:
         """Three files."""
         super().setUp()
-        preadv = os.preadv
-
-        def open_cached(path: str) -> int:
-            try:
-                return os.open(path, os.O_RDONLY)
-            except OSError:
-                return -1
-
-        self.patch(files_module, "_open_cached", open_cached)
-        self.patch(os, "preadv", lambda fd, buffers, offset, flags: preadv(fd, buffers, offset))
+        keep_files_in_memory(self)
         self.folder = Path(self.mktemp())
         self.folder.mkdir(parents=True)
         for name in "abc":
@@ -46,18 +36,10 @@ class KeptFilesTests(SyncTestCase):
             done = self.kept.open(name, str(self.folder / name), parts)
         return bytes(buffer) if done else None
 
-    def opened(self, function: Callable[[], object]) -> int:
-        """How many files are opened by a function."""
-        with mock.patch.object(
-            files_module, "_open_cached", wraps=files_module._open_cached
-        ) as opening:
-            function()
-        return opening.call_count
-
     def test_once(self) -> None:
         """It is opened once, and read as often as is wished."""
-        self.assertEqual(self.opened(lambda: self.assertEqual(self.read("a"), b"a" * 10)), 1)
-        self.assertEqual(self.opened(lambda: self.assertEqual(self.read("a"), b"a" * 10)), 0)
+        self.assertEqual(opened(lambda: self.assertEqual(self.read("a"), b"a" * 10)), 1)
+        self.assertEqual(opened(lambda: self.assertEqual(self.read("a"), b"a" * 10)), 0)
 
     def test_the_oldest_goes(self) -> None:
         """Those that were read last are kept, and all others closed."""
@@ -65,8 +47,8 @@ class KeptFilesTests(SyncTestCase):
         for name in "abac":
             self.read(name)
         self.assertEqual((len(self.kept), len(os.listdir("/proc/self/fd"))), (2, before + 2))
-        self.assertEqual(self.opened(lambda: (self.read("a"), self.read("c"))), 0)
-        self.assertEqual(self.opened(lambda: self.read("b")), 1)
+        self.assertEqual(opened(lambda: (self.read("a"), self.read("c"))), 0)
+        self.assertEqual(opened(lambda: self.read("b")), 1)
 
     def test_whatever_happens_to_it(self) -> None:
         """A file that was removed, moved, replaced or written to is opened by its path again."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from dostore.adapters import files as files_module
 from dostore.adapters.kept_files import KeptFiles
 from dostore.adapters.kept_shards import KeptShards
 from dostore.core.scheme import MIN_BLOCK_BYTES, Scheme
@@ -15,6 +13,7 @@ from dostore.core.shardfile import ShardFileBuilder
 from dostore.core.window import Window
 from tests.support.cases import SyncTestCase
 from tests.support.faults import FaultyFiles
+from tests.support.memory import keep_files_in_memory, opened
 from tests.support.shards import Sample, sample
 
 SCHEME = Scheme(4, 2, MIN_BLOCK_BYTES)
@@ -34,16 +33,7 @@ class KeptShardsTests(SyncTestCase):
     def setUp(self) -> None:
         """Three of them."""
         super().setUp()
-        preadv = os.preadv
-
-        def open_cached(path: str) -> int:
-            try:
-                return os.open(path, os.O_RDONLY)
-            except OSError:
-                return -1
-
-        self.patch(files_module, "_open_cached", open_cached)
-        self.patch(os, "preadv", lambda fd, buffers, offset, flags: preadv(fd, buffers, offset))
+        keep_files_in_memory(self)
         self.folder = Path(self.mktemp())
         self.folder.mkdir(parents=True)
         size = 3 * SCHEME.stripe_size - 5
@@ -70,18 +60,10 @@ class KeptShardsTests(SyncTestCase):
             self.assertEqual(bytes(buffer), what.plain(1))
         return done
 
-    def opened(self, function: Callable[[], object]) -> int:
-        """How many files are opened by a function."""
-        with mock.patch.object(
-            files_module, "_open_cached", wraps=files_module._open_cached
-        ) as opening:
-            function()
-        return opening.call_count
-
     def test_once(self) -> None:
         """It is opened once, and read as often as is wished."""
-        self.assertEqual(self.opened(lambda: self.assertTrue(self.read("a"))), 1)
-        self.assertEqual(self.opened(lambda: self.assertTrue(self.read("a"))), 0)
+        self.assertEqual(opened(lambda: self.assertTrue(self.read("a"))), 1)
+        self.assertEqual(opened(lambda: self.assertTrue(self.read("a"))), 0)
 
     def test_the_oldest_goes(self) -> None:
         """Those that were read last are kept, and all others closed."""
@@ -89,8 +71,8 @@ class KeptShardsTests(SyncTestCase):
         for name in "abac":
             self.read(name)
         self.assertEqual((len(self.kept), len(os.listdir("/proc/self/fd"))), (2, before + 2))
-        self.assertEqual(self.opened(lambda: (self.read("a"), self.read("c"))), 0)
-        self.assertEqual(self.opened(lambda: self.read("b")), 1)
+        self.assertEqual(opened(lambda: (self.read("a"), self.read("c"))), 0)
+        self.assertEqual(opened(lambda: self.read("b")), 1)
 
     def test_whatever_happens_to_it(self) -> None:
         """A file that was removed, moved, replaced or written to is opened by its path again."""
@@ -121,7 +103,7 @@ class KeptShardsTests(SyncTestCase):
         damaged = bytearray(self.wholes["a"])
         damaged[2 * MIN_BLOCK_BYTES + 3] ^= 1
         (self.folder / "a").write_bytes(damaged)
-        self.assertEqual(self.opened(lambda: self.assertFalse(self.read("a"))), 0)
+        self.assertEqual(opened(lambda: self.assertFalse(self.read("a"))), 0)
 
     def test_part_of_it(self) -> None:
         """Some blocks of a shard that is kept are compared with what was told of them."""

@@ -7,6 +7,7 @@ from dostore.adapters.files import Files
 from dostore.adapters.known_shards import KnownShards
 from dostore.core.shard_places import InFile, InVolume
 from tests.support.machine import SCHEME, Machine, MachineCase
+from tests.support.memory import keep_files_in_memory
 from tests.support.shards import Sample, sample
 
 
@@ -15,7 +16,7 @@ class KnownShardsTests(MachineCase):
 
     async def begin(self, size: int, pack_below: int = 0) -> tuple[Machine, DriveSet, Sample]:
         """A content on six drives, shard 0 on the first and so on."""
-        self.keep_files_in_memory()
+        keep_files_in_memory(self)
         machine = self.new_machine(SCHEME)
         machine.pack_below = pack_below
         drives = await machine.start_drives()

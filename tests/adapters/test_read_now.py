@@ -7,6 +7,7 @@ from dostore.core.model import Content
 from dostore.core.shardfile import PAGE_BLOCKS
 from tests.adapters.test_drives import LOOK_S
 from tests.support.machine import SCHEME, Machine, MachineCase
+from tests.support.memory import keep_files_in_memory
 from tests.support.shards import Sample, sample
 
 
@@ -15,7 +16,7 @@ class ReadNowTests(MachineCase):
 
     async def begin(self, size: int) -> tuple[Machine, DriveSet, Sample]:
         """A content on six drives, shard 0 on the first and so on."""
-        self.keep_files_in_memory()
+        keep_files_in_memory(self)
         machine = self.new_machine(SCHEME)
         drives = await machine.start_drives()
         what = sample(size)

@@ -37,6 +37,12 @@ class ModelTests(SyncTestCase):
         self.assertEqual(version.size, 36)
         self.assertEqual(version.contents, (CONTENT,))
 
+    def test_meta_characters(self) -> None:
+        """Keys and values count, by their characters; a version without any has none."""
+        version = Version("a", 1, None, "now", meta={"colour": "blü", "b": ""})
+        self.assertEqual(version.meta_characters, 10)
+        self.assertEqual(Version("a", 1, None, "now").meta_characters, 0)
+
     def test_tombstone(self) -> None:
         """A version without content is a tombstone of no bytes."""
         version = Version("a", 2, None, "t")

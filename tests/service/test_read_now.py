@@ -7,6 +7,7 @@ import random
 from dostore.core.scheme import Scheme
 from dostore.service.objects import ObjectStore
 from tests.support.machine import SCHEME, Machine, MachineCase
+from tests.support.memory import keep_files_in_memory
 
 DATA = random.Random(3).randbytes(50_000)
 
@@ -16,7 +17,7 @@ class ReadNowTests(MachineCase):
 
     async def begin(self) -> Machine:
         """It runs, and has an object that is whole."""
-        self.keep_files_in_memory()
+        keep_files_in_memory(self)
         machine = await self.started()
         self.version = await machine.put("name", DATA)
         await machine.settle()
@@ -73,7 +74,7 @@ class ReadNowTests(MachineCase):
 
     async def test_other_schemes(self) -> None:
         """With one data shard, and with many."""
-        self.keep_files_in_memory()
+        keep_files_in_memory(self)
         for scheme in (Scheme(1, 0, 4096), Scheme(8, 3, 4096)):
             machine = await self.started(scheme)
             version = await machine.put("name", DATA)

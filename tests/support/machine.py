@@ -12,7 +12,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from dostore.adapters import files as files_module
 from dostore.adapters.drive_store import DriveStore
 from dostore.adapters.drives import DriveSet
 from dostore.adapters.files import Files
@@ -353,19 +352,6 @@ class MachineCase(AsyncTestCase):
         machine = self.new_machine(scheme, drives)
         await machine.start(background=background)
         return machine
-
-    def keep_files_in_memory(self) -> None:
-        """Have every file be in memory, as far as can be told, on any kernel and file system."""
-        preadv = os.preadv
-
-        def open_cached(path: str) -> int:
-            try:
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return -1
-
-        self.patch(files_module, "_open_cached", open_cached)
-        self.patch(os, "preadv", lambda fd, buffers, offset, flags=0: preadv(fd, buffers, offset))
 
     def assert_nothing_kept(self, machine: Machine) -> None:
         """No shard and no unfinished file is on any drive."""
