@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -71,24 +70,15 @@ class Batch:
         at = list_size(body)
         view = memoryview(body)
         room = _Room()
-        at_hand: list[Reply | None] = []
-        tasks: list[Coroutine[Any, Any, Reply]] = []
+        tasks = []
         for question in questions:
-            reply = None
-            if question.kind != GET:
+            if question.kind == GET:
+                tasks.append(self._get(question, room))
+            else:
                 tasks.append(self._put(question, view[at : at + question.length]))
                 at += question.length
-            else:
-                # A coroutine for each shard that is at hand costs as much as to read it.
-                reply = self._get_now(question, room)
-                if reply is None:
-                    tasks.append(self._get(question, room))
-            at_hand.append(reply)
-        outcomes = iter(await gather(tasks))
-        replies = [
-            _reply(question, next(outcomes)) if reply is None else reply
-            for question, reply in zip(questions, at_hand, strict=True)
-        ]
+        outcomes = await gather(tasks)
+        replies = [_reply(*pair) for pair in zip(questions, outcomes, strict=True)]
         pieces = format_replies(replies)
         size = sum(map(len, pieces))
         if size <= _JOINED_BYTES:
@@ -109,18 +99,15 @@ class Batch:
             await self._node.put(content, index, blocks)
         return Reply(200, question.hash, (index,))
 
-    def _get_now(self, question: Question, room: _Room) -> Reply | None:
-        """A shard that is in memory; None: it has to be opened."""
-        content, index = question.content, question.index
-        if content is None or not room.has(content):
-            return None
-        plain = self._whole_now(content, index)
-        if plain is None:
-            return None
-        room.take(content)
-        return Reply(200, question.hash, (index,), content, _framed(content, plain))
-
     async def _get(self, question: Question, room: _Room) -> Reply:
+        content = question.content
+        if content is not None and room.has(content):
+            plain = self._whole_now(content, question.index)
+            if plain is not None:
+                room.take(content)
+                return Reply(
+                    200, question.hash, (question.index,), content, _framed(content, plain)
+                )
         reader = await self._node.open(question.hash, question.index)
         try:
             content, data = reader.info.content, b""
