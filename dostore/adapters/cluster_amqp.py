@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from dostore.adapters.bus import Complaints, Delivery, IBus
 from dostore.adapters.locate_amqp import Locator, Places
-from dostore.adapters.membership import Membership
+from dostore.adapters.membership import LIVE_S, Membership
 from dostore.adapters.remote_nodes import IRemoteNode, get_all, put_all
 from dostore.adapters.second_look import SecondLook
 from dostore.background import Background
@@ -34,6 +35,12 @@ FETCH_S = 0.4
 #: And so much longer for each stripe after the first.
 FETCH_STRIPE_S = 0.1
 
+#: When so long nobody was heard for the first time, those are known that are there: a data server
+#: that is asked says so at once.
+GATHERED_S = 1.0
+
+_LOOK_S = 0.1
+
 
 @implementer(ICluster)
 class AmqpCluster:
@@ -56,6 +63,7 @@ class AmqpCluster:
     ) -> None:
         self._bus = bus
         self._clock = clock
+        self._shards = shards
         complaints = Complaints(_log, clock)
         self._joined: list[Callable[[str], None]] = []
         self._membership = Membership(bus, make_node, clock, self._tell)
@@ -134,6 +142,21 @@ class AmqpCluster:
     def settled(self) -> bool:
         """See ICluster."""
         return self._membership.settled()
+
+    async def gather(self) -> None:
+        """Wait until the data servers are known that are there, but no longer than it takes to tell
+        that they are not there.
+        """
+        began = changed = self._clock.seconds()
+        known = 0
+        while self._clock.seconds() - began < LIVE_S:
+            now = self._clock.seconds()
+            live = len(self._membership.live())
+            if live != known:
+                known, changed = live, now
+            elif live >= self._shards and now - changed >= GATHERED_S:
+                return
+            await deferLater(self._clock, _LOOK_S)
 
     def complaint(self) -> str:
         """See ICluster."""

@@ -96,6 +96,8 @@ class Clustered:
         link.start()
         api = self.api = native_api(store, self._config, self._reactor)
         if self._worker:
+            # Until then the front takes all requests: it knows the data servers, this one does not.
+            await cluster.gather()
             return api.connections
         store.start()
         if self._signer is None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from dostore.adapters.announcer_amqp import HEARTBEAT_S, LEAST_INTERVAL_S, Announcer
-from dostore.adapters.cluster_amqp import FETCH_S, AmqpCluster
+from dostore.adapters.cluster_amqp import FETCH_S, GATHERED_S, AmqpCluster
 from dostore.adapters.locate_amqp import BROKER_ANSWERS_S, DIRECT_S, LOCATE_S, MAX_REMEMBERED
 from dostore.adapters.membership import KNOWN_S, LATE_S, LIVE_S, MAX_NODES, SUSPECT_S
 from dostore.adapters.second_look import ANSWER_S, PAUSE_S
@@ -181,6 +181,30 @@ class MembershipTests(ClusterCase):
         bus.connect(False)
         self.pass_time(0.5)
         self.assertTrue(cluster.settled())
+
+    def test_gather(self) -> None:
+        """A server that has just started waits until it knows those that are there."""
+        gathering = Deferred.fromCoroutine(self.cluster.gather())
+        self.start(*SIX[:5])
+        self.pass_time(2 * GATHERED_S)
+        self.assertNoResult(gathering)
+        self.start(SIX[5])
+        self.pass_time(GATHERED_S / 2)
+        seventh = "10.29.1.7:12345"
+        self.start(seventh)
+        self.pass_time(GATHERED_S / 2)
+        self.assertNoResult(gathering)
+        self.pass_time(GATHERED_S)
+        self.assertIsNone(self.successResultOf(gathering))
+
+    def test_gather_too_few(self) -> None:
+        """It does not wait for those that stay away."""
+        gathering = Deferred.fromCoroutine(self.cluster.gather())
+        self.start(*SIX[:5])
+        self.pass_time(LIVE_S - 1)
+        self.assertNoResult(gathering)
+        self.pass_time(1)
+        self.assertIsNone(self.successResultOf(gathering))
 
     def test_headers(self) -> None:
         """Zone and whether it is writable come with the heartbeat."""
