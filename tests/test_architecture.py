@@ -128,13 +128,13 @@ class ImportDirectionTests(SyncTestCase):
         self.assertEqual(wrong, [])
 
     def test_each_foreign_library_has_one_place(self) -> None:
-        """pyeclib is behind core/stripes, txAMQP behind one adapter, SQLite behind several."""
+        """pyeclib is behind core/reedsolomon, txAMQP behind one adapter, SQLite behind several."""
         users: dict[str, set[str]] = {"pyeclib": set(), "sqlite3": set(), "txamqp": set()}
         for name, path in modules():
             for imported in imports(path):
                 if imported.split(".")[0] in users:
                     users[imported.split(".")[0]].add(name)
-        self.assertEqual(users["pyeclib"], {"core/stripes"})
+        self.assertEqual(users["pyeclib"], {"core/reedsolomon"})
         self.assertEqual(users["txamqp"], {"adapters/amqp_client"})
         self.assertEqual({name.split("/")[0] for name in users["sqlite3"]} - {"adapters"}, set())
 

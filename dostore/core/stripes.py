@@ -1,8 +1,4 @@
-"""Reed-Solomon over stripes: content to blocks, and blocks to the blocks that are missing.
-
-The only importer of pyeclib. pyeclib puts an 80-byte header before each fragment. It depends on the
-fragment's index and size only, so it is not stored: the headers that decoding wants come from
-encoding one stripe of zeros.
+"""Stripes: content to blocks, and blocks to the blocks that are missing.
 
 With one data shard the others are copies of it, and nothing has to be computed.
 """
@@ -10,40 +6,12 @@ With one data shard the others are copies of it, and nothing has to be computed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import combinations
 
-from pyeclib.ec_iface import ECDriver, ECDriverError
-
+from dostore.core.reedsolomon import Block as Block
+from dostore.core.reedsolomon import code_of
 from dostore.core.scheme import Scheme
 from dostore.errors import ConfigError
-
-#: Cauchy matrices are invertible in every square part, so any k of the k + m shards rebuild the
-#: rest; isa_l_rs_vand loses data from 5 parity shards on (OpenStack Swift refuses it for that).
-CODE = "isa_l_rs_cauchy"
-
-_HEADER_BYTES = 80
-
-#: Rows are padded to this before encoding and parity is cut to the row's length: the code works
-#: byte by byte, so what is cut away depends on padding only.
-_ROW_ALIGNMENT = 32
-
-Block = bytes | memoryview
-
-
-@lru_cache(maxsize=16)
-def _driver(k: int, m: int) -> ECDriver:
-    return ECDriver(k=k, m=m, ec_type=CODE)
-
-
-@lru_cache(maxsize=1024)
-def _headers(k: int, m: int, row: int) -> tuple[bytes, ...]:
-    """The header of each fragment of rows of ``row`` bytes (a multiple of the alignment)."""
-    return tuple(fragment[:_HEADER_BYTES] for fragment in _driver(k, m).encode(bytes(k * row)))
-
-
-def _padded(length: int) -> int:
-    return -(-length // _ROW_ALIGNMENT) * _ROW_ALIGNMENT
 
 
 class StripeCoder:
@@ -81,16 +49,9 @@ class StripeCoder:
             return rows
         if k == 1:
             return rows * (1 + m)
-        padded = _padded(row)
-        if padded == row and len(stripe) == k * row:
-            # All of a small content is what came: no copy is made of it.
-            whole = stripe.obj
-            plain = whole if type(whole) is bytes and len(whole) == k * row else bytes(stripe)
-        else:
-            plain = b"".join(bytes(piece).ljust(padded, b"\0") for piece in rows)
-        fragments = _driver(k, m).encode(plain)
-        end = _HEADER_BYTES + row
-        return rows + [memoryview(fragment)[_HEADER_BYTES:end] for fragment in fragments[k:]]
+        # A short last stripe is not in one piece, with the zeros that fill its rows.
+        whole = stripe if len(stripe) == k * row else b"".join(rows)
+        return [*rows, *code_of(k, m).parity(whole, row)]
 
     def rebuild(self, blocks: Mapping[int, Block], wanted: Sequence[int]) -> dict[int, Block]:
         """Compute blocks of one stripe from k others.
@@ -105,22 +66,16 @@ class StripeCoder:
         result = {index: blocks[index] for index in wanted if index in blocks}
         if not missing:
             return result
-        lengths = {len(block) for block in blocks.values()}
-        if len(blocks) < k or len(lengths) != 1:
-            raise ValueError(f"{k} blocks of one length are needed, not {len(blocks)} of {lengths}")
+        if len(blocks) < k or len(set(map(len, blocks.values()))) != 1:
+            raise ValueError(f"{len(blocks)} blocks are too few, or not of one length")
         if k == 1:
             block = next(iter(blocks.values()))
             return result | dict.fromkeys(missing, block)
-        (row,) = lengths
-        padded = _padded(row)
-        headers = _headers(k, m, padded)
         # Data first: what is a data block already need not be computed on the way to another.
-        chosen = sorted(blocks)[:k]
-        fragments = [headers[i] + bytes(blocks[i]).ljust(padded, b"\0") for i in chosen]
-        rebuilt = _driver(k, m).reconstruct(fragments, missing)
-        for index, fragment in zip(missing, rebuilt, strict=True):
-            result[index] = memoryview(fragment)[_HEADER_BYTES : _HEADER_BYTES + row]
-        return result
+        chosen = tuple(sorted(blocks)[:k])
+        rows = [blocks[index] for index in chosen]
+        rebuilt = code_of(k, m).rebuild(rows, chosen, tuple(missing))
+        return result | dict(zip(missing, rebuilt, strict=True))
 
 
 def self_test(scheme: Scheme) -> None:
@@ -133,20 +88,14 @@ def self_test(scheme: Scheme) -> None:
     coder = StripeCoder(scheme)
     # 167 is odd and prime, so neither rows nor their count fall on an alignment.
     sample = bytes((7 * i * i + i) % 251 for i in range(scheme.k * 167 - 1))
-    try:
-        blocks = [shard[0] for shard in coder.encode(sample)]
-        wrong = any(
-            bytes(rebuilt) != bytes(blocks[index])
-            for lost in _losses(scheme)
-            for index, rebuilt in coder.rebuild(
-                {i: block for i, block in enumerate(blocks) if i not in lost}, lost
-            ).items()
-        )
-    except ECDriverError as error:
-        raise ConfigError(
-            f"The erasure code {CODE} does not take {scheme.k} data and {scheme.m} parity "
-            f"shards: {error}"
-        ) from error
+    blocks = [shard[0] for shard in coder.encode(sample)]
+    wrong = any(
+        bytes(rebuilt) != bytes(blocks[index])
+        for lost in _losses(scheme)
+        for index, rebuilt in coder.rebuild(
+            {i: block for i, block in enumerate(blocks) if i not in lost}, lost
+        ).items()
+    )
     if wrong:
         raise ConfigError(f"The erasure code library computes wrong blocks for {scheme}.")
 

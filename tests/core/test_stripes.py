@@ -13,9 +13,7 @@ from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pyeclib.ec_iface import ECBackendNotSupported
 
-from dostore.core import stripes
 from dostore.core.scheme import MIN_BLOCK_BYTES, Scheme
 from dostore.core.stripes import Block, StripeCoder, self_test
 from dostore.errors import ConfigError
@@ -278,11 +276,3 @@ class SelfTestTests(SyncTestCase):
         with mock.patch.object(StripeCoder, "rebuild", wrong):
             error = self.assertRaises(ConfigError, self_test, Scheme())
         self.assertIn("wrong blocks", error.detail)
-
-    def test_missing_library(self) -> None:
-        """A library without the code is refused by a sentence that names code and scheme."""
-        missing = ECBackendNotSupported("no backend")
-        with mock.patch.object(stripes, "_driver", side_effect=missing):
-            error = self.assertRaises(ConfigError, self_test, Scheme(8, 3))
-        self.assertIn("isa_l_rs_cauchy", error.detail)
-        self.assertIn("8 data and 3 parity", error.detail)
