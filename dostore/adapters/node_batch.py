@@ -199,6 +199,10 @@ class Lane:
         self._flights.remove(flight)
         flight.asking = None
         batch = list(flight.batch)
+        # They refer to one another: what they hold would wait for the collector of cycles.
+        flight.batch = ()
+        for waiting in batch:
+            waiting.flight, waiting.blocks = None, ()
         outcomes: Sequence[Reply | Exception]
         if isinstance(outcome, Answer):
             self._learn(self._link.clock.seconds() - flight.began_s)
