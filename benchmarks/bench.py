@@ -169,6 +169,8 @@ class Bench:
         else:
             if served.written_bytes > _WRITTEN_BYTES and not (row.lost or row.prepared):
                 served.start()
+                # What is to be read is another content now, and in nobody's memory.
+                self._warm = {mark for mark in self._warm if mark[0] != served.port}
             parts = [
                 lambda: self._measure(each, served, 0, numbers),
                 lambda: self._measure(each, self.reference(row), 1, ()),

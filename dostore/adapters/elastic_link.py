@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
+from hyperlink import URL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import (
@@ -245,7 +246,7 @@ class ElasticLink:
             headers["Authorization"] = server.address.authorization
         response = await self._http.request(
             method,
-            server.address.url + path,
+            _Target(server.base + path),
             headers=headers,
             data=_Bytes(body) if body else None,
             allow_redirects=False,
@@ -279,11 +280,35 @@ class _Bytes:
         """See IBodyProducer; all was written."""
 
 
+class _Target(URL):
+    """A URL as it is sent. treq would take it apart, look at the host's every character and put it
+    together again for each request: 100 us of 120.
+    """
+
+    __slots__ = ("_sent",)
+    _sent: str
+
+    def __init__(self, sent: str) -> None:
+        object.__setattr__(self, "_sent", sent)
+
+    def to_uri(self) -> URL:
+        """What treq does first: nothing, for it is one."""
+        return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        """What treq does next."""
+        return self._sent
+
+
 class _Server:
-    """One address and how it does."""
+    """One address and how it does.
+
+    :ivar base: what its requests' URLs begin with, as they are sent.
+    """
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self.base: str = URL.from_text(address.url).to_uri().to_text()
         self.aside_until = 0.0
         self._sound = True
 
