@@ -6,6 +6,7 @@ import json
 import mmap
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from tests.support.cases import SyncTestCase
 from tests.support.clusters import Cluster, DataServer
 from tests.support.load import BOUND_S, Load
 from tests.support.mounts import MountSpace
-from tests.support.processes import Answer
+from tests.support.processes import Answer, wait_until
 from tests.support.rabbitmq_server import guardian
 from tests.support.shard_files import holders, is_full, require_whole
 
@@ -51,9 +52,18 @@ class MountedDataServer(DataServer):
         return self._space.path(self.folder)
 
     def fill(self) -> None:
-        """Leave no room on the drive."""
-        used = shutil.disk_usage(self.drive).used
-        self._space.resize(self.folder, used + mmap.PAGESIZE)
+        """Leave no room on the drive, which may be written to meanwhile."""
+
+        def fits() -> bool:
+            used = shutil.disk_usage(self.drive).used
+            try:
+                self._space.resize(self.folder, used + mmap.PAGESIZE)
+            except subprocess.CalledProcessError:
+                # More was written than was left room for.
+                return False
+            return True
+
+        wait_until("the drive is full", fits)
 
     def give_room(self) -> None:
         """Have room again."""
