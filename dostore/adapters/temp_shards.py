@@ -120,7 +120,7 @@ class TempShards:
             upload, tail = committing, None
         return TempState(
             upload.about,
-            upload.held,
+            upload.told,
             tail,
             owner=upload.owner,
             agreed=upload.agreed,
@@ -188,6 +188,7 @@ class TempShards:
                 raise Conflict(
                     f"{upload.held} bytes are held, not {offset}. Go on after those that are."
                 )
+            upload.before = upload.held
             try:
                 await self._pump(upload, source, owner)
             except OSError as error:
@@ -196,6 +197,8 @@ class TempShards:
                 if isinstance(error, FileNotFoundError):
                     raise self._gone(token) from error
                 raise self._node.translated(error, "write a shard") from error
+            finally:
+                upload.before = None
             return upload.held
 
     async def cut(self, token: str, held: int, owner: str = "") -> None:

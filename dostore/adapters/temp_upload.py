@@ -30,6 +30,7 @@ class Upload:
     :ivar known: what it is to become is durable.
     :ivar owner: who wrote to it last; empty: nobody, or it is not known.
     :ivar since: how many blocks there were when that one began.
+    :ivar before: plain bytes that were held before the request that appends now; None: none does.
     """
 
     token: str
@@ -40,11 +41,19 @@ class Upload:
     known: bool = False
     owner: str = ""
     since: int = 0
+    before: int | None = None
 
     @property
     def held(self) -> int:
         """Plain bytes that were appended."""
         return self.temp.builder.plain_size + len(self.pending)
+
+    @property
+    def told(self) -> int:
+        """Plain bytes that others are told of. What is being appended is in no file yet: if the
+        process were killed now, it would never have come.
+        """
+        return self.held if self.before is None else self.before
 
     @property
     def agreed(self) -> int:

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from dostore.adapters import temp_shards
 from dostore.adapters.node_local import DriveState
-from dostore.adapters.temp_shards import _REMEMBERED, ABANDONED_AFTER_S, TempShards
+from dostore.adapters.temp_shards import _REMEMBERED, _STEP_BYTES, ABANDONED_AFTER_S, TempShards
 from dostore.core.scheme import Scheme
 from dostore.core.shardfile import ENTRY_BYTES, PAGE_BLOCKS, PAGE_BYTES, ShardFileBuilder
 from dostore.errors import (
@@ -40,11 +40,15 @@ OWNER = "0" * 32
 
 @implementer(IByteSource)
 class Bytes:
-    """A source of bytes that then ends, or fails."""
+    """A source of bytes that then ends, or fails.
+
+    :ivar rest: more bytes, when they come.
+    """
 
     def __init__(self, data: bytes, error: DostoreError | None = None) -> None:
         self._data = data
         self._error = error
+        self.rest: Deferred[bytes] | None = None
 
     async def read(self, size: int) -> bytes:
         """See IByteSource."""
@@ -54,6 +58,9 @@ class Bytes:
 
     async def read_some(self, size: int) -> bytes:
         """See IByteSource."""
+        if not self._data and self.rest is not None:
+            rest, self.rest = self.rest, None
+            return await rest
         taken, self._data = self._data[:size], self._data[size:]
         if not taken and self._error is not None:
             raise self._error
@@ -209,6 +216,22 @@ class WritingTests(TempCase):
         self.assertEqual(await self.append(token, b"def", 3), 6)
         self.assertEqual(await self.temp.read(token, 1, 3), b"bcd")
         self.assertEqual(await self.temp.read(token, 6, 3), b"")
+
+    async def test_while_it_is_written(self) -> None:
+        """Nobody is told of what is being appended: it may be in no file yet, so that it would not
+        be held any more after the process was killed.
+        """
+        token = await self.begin(sample(10 * BLOCK))
+        await self.append(token, bytes(3 * BLOCK))
+        rest: Deferred[bytes] = Deferred()
+        source = Bytes(bytes(_STEP_BYTES))
+        source.rest = rest
+        appending = Deferred.fromCoroutine(self.temp.append(token, source, 3 * BLOCK))
+        self.assertEqual((await self.temp.about(token)).held, 3 * BLOCK)
+        rest.callback(b"end")
+        held = 3 * BLOCK + _STEP_BYTES + 3
+        self.assertEqual(self.successResultOf(appending), held)
+        self.assertEqual((await self.temp.about(token)).held, held)
 
     async def test_a_source_that_fails(self) -> None:
         """What came before is kept, and one can go on from there."""
