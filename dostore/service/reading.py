@@ -46,6 +46,7 @@ class ContentReader:
         self._on_end = on_end
         self._hasher = hashlib.sha256() if verify and self.size == whole else None
         self._scheme = shards.content.scheme
+        self._hashed = 0
         self._next = self._start
         self._batches = batches
         self._under_way = False
@@ -65,7 +66,7 @@ class ContentReader:
             try:
                 self._shards.expect()
                 self._first = await self._read()
-                if self._next == self._stop and not self._matches():
+                if not self._matches():
                     self._first = await self._read_without_liar()
             except BaseException:
                 await self.close()
@@ -84,22 +85,58 @@ class ContentReader:
         first, self._first = self._first, None
         if first is not None:
             return first
-        pieces = await self._read()
-        if pieces and self._next == self._stop and not self._matches():
-            self._shards.wrong = True
-            raise Corrupt(f"What the nodes sent of {self._shards.content.hash} is not its content.")
-        return pieces
+        return await self._checked(await self._fetch())
 
     async def send(self, sink: IByteSink) -> None:
         """Write all that is left to a sink; one batch is read while the last is on its way."""
         pieces = await self.read()
+        if self._hasher is not None:
+            await self._send_checked(sink, pieces)
+            return
         while pieces:
-            sent, following = await gather([sink.write(pieces), self.read()])
+            sent, following = await gather([sink.write(pieces), self._fetch()])
             if sent.error is not None:
                 raise sent.error
             pieces = following.value or ()
 
+    async def _send_checked(self, sink: IByteSink, first: Sequence[Block]) -> None:
+        """The same, where one batch is hashed meanwhile: to read takes about as long as that."""
+        sent, fetched = await gather([_write(sink, first), self._fetch()])
+        ready: Sequence[Block] = ()
+        while sent.error is None and fetched.error is None and fetched.value:
+            sent, checked, following = await gather(
+                [_write(sink, ready), self._checked(fetched.value), self._fetch()]
+            )
+            ready, fetched = checked.value or (), following
+        if sent.error is not None:
+            raise sent.error
+        await _write(sink, ready)
+        if fetched.error is not None:
+            raise fetched.error
+
     async def _read(self) -> Sequence[Block]:
+        """The next bytes up to the end of a batch of stripes, hashed."""
+        return await self._hash(await self._fetch())
+
+    async def _hash(self, pieces: Sequence[Block]) -> Sequence[Block]:
+        """Add the bytes that come next to the content's hash."""
+        if self._hasher is not None:
+            await self._shards.hash(self._hasher, pieces)
+            self._hashed += sum(map(len, pieces))
+        return pieces
+
+    async def _checked(self, pieces: Sequence[Block]) -> Sequence[Block]:
+        """The same; the last are held back when the content is wrong.
+
+        :raises Corrupt: it is.
+        """
+        await self._hash(pieces)
+        if pieces and not self._matches():
+            self._shards.wrong = True
+            raise Corrupt(f"What the nodes sent of {self._shards.content.hash} is not its content.")
+        return pieces
+
+    async def _fetch(self) -> Sequence[Block]:
         """The next bytes up to the end of a batch of stripes."""
         size = self._scheme.stripe_size
         start = self._next
@@ -122,8 +159,6 @@ class ContentReader:
                 if piece:
                     pieces.append(piece)
         self._next = stop
-        if self._hasher is not None:
-            await self._shards.hash(self._hasher, pieces)
         return pieces
 
     def _block_length(self, stripe: int) -> int:
@@ -132,14 +167,17 @@ class ContentReader:
         )
 
     def _matches(self) -> bool:
-        return self._hasher is None or self._hasher.digest() == self._shards.content.hash.digest
+        """Whether the content is not known to be wrong: that is known when all of it is hashed."""
+        if self._hasher is None or self._hashed < self.size:
+            return True
+        return self._hasher.digest() == self._shards.content.hash.digest
 
     async def _read_without_liar(self) -> Sequence[Block]:
         """Read a small content again, each time without one of the shards that made it wrong."""
         self._shards.wrong = True
         for index in sorted(self._shards.verified):
             self._shards.without = index
-            self._hasher, self._next = hashlib.sha256(), 0
+            self._hasher, self._hashed, self._next = hashlib.sha256(), 0, 0
             try:
                 pieces = await self._read()
             except (ContentLost, Unavailable):
@@ -165,3 +203,8 @@ class ContentReader:
                 self._batches.end()
             self._on_end(self._shards)
             await self._shards.close()
+
+
+async def _write(sink: IByteSink, pieces: Sequence[Block]) -> None:
+    if pieces:
+        await sink.write(pieces)
