@@ -267,7 +267,7 @@ class FaultyFiles(Files):
         """See Files."""
         self._meet(source, "rename")
         super().rename(source, target)
-        for fd, path in list(self._paths.items()):
+        for fd, path in self._paths.copy().items():
             if path == source:
                 self._paths[fd] = target
 
