@@ -66,8 +66,9 @@ class StripeCoder:
         result = {index: blocks[index] for index in wanted if index in blocks}
         if not missing:
             return result
-        if len(blocks) < k or len(set(map(len, blocks.values()))) != 1:
-            raise ValueError(f"{len(blocks)} blocks are too few, or not of one length")
+        lengths = {len(block) for block in blocks.values()}
+        if len(blocks) < k or len(lengths) != 1:
+            raise ValueError(f"{k} blocks of one length are needed, not {len(blocks)} of {lengths}")
         if k == 1:
             block = next(iter(blocks.values()))
             return result | dict.fromkeys(missing, block)
